@@ -1,0 +1,215 @@
+"""Attempt: one try at one task. A graph plays through it, and all that it does is recorded once.
+
+Any LangGraph graph whose nodes call `ask` and `act` of the attempt in their runtime context can be evaluated and
+trained; the environment stays out of the graph's state, where a checkpointer could not restore it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from agentkit.errors import EnvironmentFault, PolicyFault
+from agentkit.memory.records import Episode, Message, Part, Role, Turn
+from agentkit.policies.policy import Policy, Request, Sampling
+from agentkit.seeding import derive_seed
+from agentkit.spans import parse_response, response_roles
+from agentkit.task import Task
+from agentkit.world import LiveWorld
+
+
+class Limits(BaseModel):
+    """When an attempt is stopped. The environment's own limits hold besides."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_turns: int = Field(default=50, ge=1)
+    """Most requests to the policy in one episode."""
+    policy_s: float = Field(default=120.0, gt=0)
+    """Seconds one request to the policy may take."""
+    env_step_s: float = Field(default=60.0, gt=0)
+    """Seconds one call of the environment may take."""
+    episode_s: float = Field(default=900.0, gt=0)
+    """Seconds one episode may take."""
+
+
+class Recalled(Protocol):
+    """What an attempt reads of a memory."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def text(self) -> str: ...
+
+
+class Recall(Protocol):
+    """Finds memories for a situation; `snapshot_id` names the state of the memory it reads."""
+
+    @property
+    def snapshot_id(self) -> str: ...
+
+    def __call__(self, observation: str, task: Task) -> Sequence[Recalled]: ...
+
+
+@dataclass
+class Attempt:
+    """One try at one task, with the record of it.
+
+    Args:
+        task: What to play.
+        policy: Who acts.
+        number: The attempt's number within its group; it seeds the noise of dynamics and sampling.
+        seed: Seed of the run.
+        sampling: How to sample.
+        limits: When to stop.
+        recall: Memory to read, or None.
+    """
+
+    task: Task
+    policy: Policy
+    number: int = 0
+    seed: int = 0
+    sampling: Sampling = field(default_factory=Sampling)
+    limits: Limits = field(default_factory=Limits)
+    recall: Recall | None = None
+    observation: str = field(default="", init=False)
+    done: bool = field(default=False, init=False)
+    memories: tuple[Recalled, ...] = field(default=(), init=False)
+    """The memories last recalled; their ids go into the turns that follow."""
+
+    def __post_init__(self) -> None:
+        self._world = LiveWorld(self.task, self.limits.env_step_s)
+        self._turns: list[Turn] = []
+        self._success = False
+        self._version = self.policy.version
+        self._started_at = time.time()
+
+    @property
+    def turns(self) -> Sequence[Turn]:
+        """The turns so far; `act` completes the last one."""
+        return self._turns
+
+    @property
+    def instructions(self) -> str:
+        """The environment's rules in words."""
+        return self._world.instructions
+
+    async def start(self) -> str:
+        """Reset the environment; returns the first observation."""
+        self.observation = await self._world.reset(self.number)
+        return self.observation
+
+    def remember(self) -> tuple[Recalled, ...]:
+        """Memories for the present observation; empty without a memory."""
+        if self.recall is not None:
+            self.memories = tuple(self.recall(self.observation, self.task))
+        return self.memories
+
+    async def ask(self, messages: Sequence[Message], *, node: str) -> Message:
+        """Ask the policy; returns its answer as the message to go on with.
+
+        Args:
+            messages: The conversation; ends with a user message.
+            node: Name of the asking graph node, recorded.
+
+        Raises:
+            PolicyFault: The policy failed or took longer than `limits.policy_s`.
+        """
+        if len(self._turns) >= self.limits.max_turns:
+            raise PolicyFault(f"asked more than max_turns = {self.limits.max_turns} times in one episode")
+        request = Request(
+            messages=tuple(messages),
+            sampling=self.sampling,
+            seed=derive_seed(self.seed, self._version, self.task.key, self.number, len(self._turns)),
+            world=self._world,
+        )
+        begun = time.perf_counter()
+        try:
+            async with asyncio.timeout(self.limits.policy_s):
+                completion = await self.policy.complete(request)
+        except TimeoutError as error:
+            raise PolicyFault(
+                f"{self.policy.name} did not answer within policy_s = {self.limits.policy_s:g} s"
+            ) from error
+        parsed = parse_response(completion.text)
+        roles = response_roles(parsed, completion.offsets)
+        self._turns.append(
+            Turn(
+                node=node,
+                observation=self.observation,
+                messages=request.messages,
+                prompt_ids=completion.prompt_ids,
+                prompt_roles=completion.prompt_roles,
+                response=completion.text,
+                response_ids=completion.response_ids,
+                response_roles=roles,
+                logprobs=completion.logprobs,
+                finish=completion.finish,
+                action=parsed.text if parsed else None,
+                valid=parsed is not None,
+                state_key=str(self._world.info.get("state_key", "")),
+                memory_ids=tuple(memory.id for memory in self.memories),
+                policy_s=time.perf_counter() - begun,
+            )
+        )
+        part = Part(role=Role.OTHER, text=completion.text)
+        if not completion.response_ids:
+            return Message(speaker="assistant", parts=(part,))
+        return Message(speaker="assistant", parts=(part,), ids=completion.response_ids, roles=roles)
+
+    async def act(self, action: str | None) -> str:
+        """Give an action to the environment; returns what it shows. Completes the last turn.
+
+        A response without a well-formed answer (None) reaches the environment as an empty text, so that it
+        costs a turn and earns the environment's own feedback.
+        """
+        if not self._turns:
+            raise EnvironmentFault("act() before ask(): there is no turn to act in")
+        begun = time.perf_counter()
+        observation, reward, terminated, truncated = await self._world.step(action or "")
+        turn = self._turns[-1]
+        ended = terminated or truncated
+        truncated = truncated or (not ended and len(self._turns) >= self.limits.max_turns)
+        self._turns[-1] = turn.model_copy(
+            update={
+                "reward": reward,
+                "terminated": terminated,
+                "truncated": truncated,
+                "valid": turn.valid and bool(self._world.info.get("valid", True)),
+                "env_s": time.perf_counter() - begun,
+            }
+        )
+        self.observation = observation
+        self.done = terminated or truncated
+        self._success = bool(self._world.info.get("success", False))
+        return observation
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._world.close()
+
+    def episode(self, error: str | None = None) -> Episode:
+        """The record of the attempt; its id is a hash of its content, so the same play has the same id."""
+        snapshot = self.recall.snapshot_id if self.recall is not None else None
+        group = derive_seed(self.seed, self.policy.name, self._version, self.task.key, snapshot)
+        record = Episode(
+            id="",
+            task=self.task,
+            attempt=self.number,
+            group_id=f"{group:016x}",
+            policy=self.policy.name,
+            policy_version=self._version,
+            memory_snapshot=snapshot,
+            turns=tuple(self._turns),
+            success=self._success and error is None,
+            error=error,
+            started_at=self._started_at,
+            seconds=time.time() - self._started_at,
+        )
+        return record.model_copy(update={"id": record.fingerprint()})

@@ -1,0 +1,68 @@
+"""The error tree: every error agentkit raises on purpose, each also a builtin, each saying the way out."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from difflib import get_close_matches
+from types import ModuleType
+
+
+class AgentkitError(Exception):
+    """Any error agentkit raises on purpose."""
+
+
+class UnknownNameError(AgentkitError, LookupError):
+    """A name that is in no table: environment, policy, configuration key, command-line choice."""
+
+
+class ConfigError(AgentkitError, ValueError):
+    """Settings that are malformed, out of range, or contradict each other."""
+
+
+class EnvironmentFault(AgentkitError, RuntimeError):
+    """The environment raised, hung, or broke the text-environment contract; never the agent's failure."""
+
+
+class PolicyFault(AgentkitError, RuntimeError):
+    """The policy raised, timed out, or could not be loaded."""
+
+
+class RecordError(AgentkitError, OSError):
+    """The episode log or a memory store cannot be read or written."""
+
+
+class OwnedElsewhereError(RecordError):
+    """Another process owns this folder; two owners would corrupt it."""
+
+
+class CheckpointError(AgentkitError, ValueError):
+    """A checkpoint is missing, corrupt, or belongs to another model or run."""
+
+
+class MissingExtraError(AgentkitError, ImportError):
+    """A package of an optional extra is not installed."""
+
+
+def unknown_name(kind: str, given: str, known: Iterable[str]) -> UnknownNameError:
+    """An `UnknownNameError` that names the nearest known name, or lists them all when none is near.
+
+    >>> str(unknown_name("policy", "radnom", ["random", "expert"]))
+    "no policy 'radnom'; did you mean 'random'?"
+    >>> str(unknown_name("policy", "zzz", ["random", "expert"]))
+    "no policy 'zzz'; known: 'expert', 'random'"
+    """
+    names = sorted(known)
+    near = get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else "known: " + ", ".join(repr(name) for name in names)
+    return UnknownNameError(f"no {kind} {given!r}; {hint}")
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import `module`, or raise `MissingExtraError` naming the extra that installs it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
+            raise
+        raise MissingExtraError(f"{module!r} is not installed; run: pip install 'agentkit-rl[{extra}]'") from error

@@ -1,0 +1,65 @@
+"""ChatPolicy: any OpenAI-compatible endpoint through the `openai` client. It acts and collects; it is not trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentkit.errors import PolicyFault
+from agentkit.policies.policy import Completion, Request
+
+
+class ChatPolicy:
+    """A hosted chat model.
+
+    Args:
+        model: The endpoint's name of the model.
+        base_url: Address of the endpoint; None takes `OPENAI_BASE_URL`, or the client's default.
+        api_key: Key; None takes `OPENAI_API_KEY`. Servers that need none are given a placeholder.
+        timeout_s: Seconds before one request is given up.
+        max_retries: Retries of a request after a connection error, a 429 or a 5xx, with back-off.
+    """
+
+    version = 0
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        timeout_s: float = 60.0,
+        max_retries: int = 2,
+    ) -> None:
+        import os
+
+        from openai import AsyncOpenAI
+
+        if base_url and not api_key and not os.environ.get("OPENAI_API_KEY"):
+            api_key = "none-needed"
+        if not base_url and not api_key and not os.environ.get("OPENAI_API_KEY"):
+            raise PolicyFault("no API key: set OPENAI_API_KEY, or give base_url= for a server that needs none")
+        self.name = model
+        self._client = AsyncOpenAI(base_url=base_url, api_key=api_key, timeout=timeout_s, max_retries=max_retries)
+
+    async def complete(self, request: Request) -> Completion:
+        """Ask the endpoint. Raises `PolicyFault` naming the address and the model."""
+        from openai import OpenAIError
+
+        messages: Any = [{"role": m.speaker, "content": m.text} for m in request.messages]
+        try:
+            reply = await self._client.chat.completions.create(
+                model=self.name,
+                messages=messages,
+                temperature=request.sampling.temperature,
+                max_tokens=request.sampling.max_new_tokens,
+                seed=request.seed % (1 << 31),
+            )
+        except OpenAIError as error:
+            raise PolicyFault(
+                f"{self.name!r} at {self._client.base_url} gave no answer: {error}. Check that the server "
+                "runs, that it serves this model, and the key"
+            ) from error
+        if not reply.choices:
+            raise PolicyFault(f"{self.name!r} at {self._client.base_url} answered without a choice")
+        choice = reply.choices[0]
+        return Completion(choice.message.content or "", finish="length" if choice.finish_reason == "length" else "stop")

@@ -1,0 +1,196 @@
+"""LocalPolicy: a transformers model in this process. Requests that arrive together are answered in one batch.
+
+The model runs on the event loop, so with environments that also do, the order of events, and with it every
+batch and every last bit of its arithmetic, is the same in every run from the same seed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agentkit.errors import PolicyFault
+from agentkit.policies.decode import Sampled, decode
+from agentkit.policies.policy import Completion, Request
+from agentkit.policies.rendering import Renderer
+
+QUIET_ROUNDS = 64
+"""Turns of the event loop without a new request after which a batch counts as complete."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    prompt_ids: tuple[int, ...]
+    request: Request
+    answer: asyncio.Future[Sampled]
+
+
+class LocalPolicy:
+    """A causal language model and its tokenizer.
+
+    Args:
+        model: A transformers causal language model; it may be trained between calls.
+        tokenizer: Its (fast) tokenizer.
+        name: Written into episodes.
+        version: Optimizer steps behind the weights.
+        max_batch: Most requests answered together.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, *, name: str = "local", version: int = 0, max_batch: int = 256
+    ) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise PolicyFault(f"{type(tokenizer).__name__} is no fast tokenizer; token spans need one")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.name = name
+        self.version = version
+        self.max_batch = max_batch
+        self.renderer = Renderer(tokenizer)
+        configured = model.generation_config.eos_token_id
+        ends = configured if isinstance(configured, list) else [configured]
+        self.end_ids = frozenset(i for i in [*ends, tokenizer.eos_token_id] if i is not None)
+        self._waiting: deque[_Waiting] = deque()
+        self._server: asyncio.Task[None] | None = None
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, *, device: str | None = None, dtype: torch.dtype | None = None, **kwargs: Any
+    ) -> LocalPolicy:
+        """Load any transformers causal language model folder; nothing is fetched from a hub.
+
+        Args:
+            folder: Holds `config.json`, `*.safetensors` and the tokenizer's files.
+            device: Default: `cuda` if there is one, else `cpu`.
+            dtype: Default: float32 on a CPU (bfloat16 is slower there), bfloat16 on a GPU.
+            kwargs: Passed to `LocalPolicy`.
+
+        Raises:
+            PolicyFault: A part is missing or unreadable; the message names it.
+        """
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        folder = Path(folder)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
+        if not (folder / "config.json").is_file():
+            raise PolicyFault(f"no model in {str(folder)!r}: it has no config.json; give a transformers folder")
+        if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+            raise PolicyFault(
+                f"no tokenizer in {str(folder)!r}: copy tokenizer.json and tokenizer_config.json of the "
+                "model there, or call tokenizer.save_pretrained on the folder"
+            )
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, local_files_only=True, use_safetensors=True
+            )
+        except Exception as error:
+            raise PolicyFault(f"cannot load a model from {str(folder)!r}: {error}") from error
+        return cls(model.to(device).eval(), tokenizer, **{"name": folder.name, **kwargs})
+
+    def save(self, folder: str | Path) -> None:
+        """Write model (safetensors) and tokenizer in transformers' format."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    async def complete(self, request: Request) -> Completion:
+        """Sample an answer, together with the other requests that wait at the time."""
+        prompt_ids, prompt_roles = self.renderer.render(request.messages)
+        window = getattr(self.model.config, "max_position_embeddings", None)
+        needed = len(prompt_ids) + request.sampling.max_new_tokens
+        if window is not None and needed > window:
+            raise PolicyFault(
+                f"prompt and response need {needed} tokens, the model has {window}: show less history or "
+                "lower max_new_tokens"
+            )
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(prompt_ids, request, loop.create_future())
+        self._waiting.append(waiting)
+        if self._server is None or self._server.done() or self._server.get_loop() is not loop:
+            self._server = loop.create_task(self._serve())
+        sampled = await waiting.answer
+        text, offsets = self.decode_text(sampled.ids)
+        return Completion(
+            text=text,
+            prompt_ids=prompt_ids,
+            prompt_roles=prompt_roles,
+            response_ids=tuple(sampled.ids),
+            offsets=offsets,
+            logprobs=tuple(sampled.logprobs),
+            finish="stop" if sampled.ended else "length",
+        )
+
+    async def _serve(self) -> None:
+        while self._waiting:
+            arrived, quiet = len(self._waiting), 0
+            while quiet < QUIET_ROUNDS and len(self._waiting) < self.max_batch:
+                await asyncio.sleep(0)
+                quiet = quiet + 1 if len(self._waiting) == arrived else 0
+                arrived = len(self._waiting)
+            batch = [self._waiting.popleft() for _ in range(min(self.max_batch, len(self._waiting)))]
+            batch = [waiting for waiting in batch if not waiting.answer.cancelled()]
+            if batch:
+                self._answer(batch)
+
+    def _answer(self, batch: list[_Waiting]) -> None:
+        try:
+            results = decode(
+                self.model,
+                [waiting.prompt_ids for waiting in batch],
+                [waiting.request.sampling for waiting in batch],
+                [waiting.request.seed for waiting in batch],
+                self.end_ids,
+            )
+        except Exception as error:  # noqa: BLE001 - whatever the model raises is the answer to each request
+            for waiting in batch:
+                waiting.answer.set_exception(
+                    PolicyFault(f"the model failed on a batch of {len(batch)}: {type(error).__name__}: {error}")
+                )
+            return
+        for waiting, result in zip(batch, results, strict=True):
+            waiting.answer.set_result(result)
+
+    def encode_response(self, text: str) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+        """(ids, offsets) of a response that was written rather than sampled, ended by the end of sequence."""
+        ids = list(self.renderer.encode(text))
+        if self.tokenizer.eos_token_id is not None:
+            ids.append(self.tokenizer.eos_token_id)
+        return tuple(ids), self.decode_text(ids)[1]
+
+    def decode_text(self, ids: Sequence[int]) -> tuple[str, tuple[tuple[int, int], ...]]:
+        """The text of sampled ids without the end of sequence, and the characters each id decoded to.
+
+        Tokens that only together make a character share its span.
+        """
+        from tokenizers.decoders import DecodeStream
+
+        stream = DecodeStream(skip_special_tokens=False)
+        backend = self.tokenizer.backend_tokenizer
+        text, open_tokens = "", 0
+        offsets: list[tuple[int, int]] = []
+
+        def close(piece: str) -> None:
+            nonlocal text, open_tokens
+            offsets.extend([(len(text), len(text) + len(piece))] * open_tokens)
+            text, open_tokens = text + piece, 0
+
+        for token in ids:
+            if token in self.end_ids:
+                if open_tokens:
+                    close("\ufffd")
+                offsets.append((len(text), len(text)))
+                continue
+            open_tokens += 1
+            piece = stream.step(backend, token)
+            if piece is not None:
+                close(piece)
+        if open_tokens:
+            close("\ufffd")
+        return text, tuple(offsets)

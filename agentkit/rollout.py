@@ -1,0 +1,142 @@
+"""Rollouts: many attempts at once, each recorded the moment it ends, failed ones as failed episodes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from agentkit.attempt import Attempt, Limits, Recall
+from agentkit.errors import AgentkitError, ConfigError, EnvironmentFault, PolicyFault
+from agentkit.memory.log import EpisodeLog
+from agentkit.memory.records import Episode
+from agentkit.policies.policy import Policy, Sampling
+from agentkit.task import Task
+
+MAX_CONSECUTIVE_FAULTS = 32
+"""So many failed episodes in a row end a collection: the environment or the policy is broken, not unlucky."""
+
+
+async def play(agent: Any, attempt: Attempt) -> Episode:
+    """Play one attempt to its end and return its record; a fault of environment or policy goes into `error`.
+
+    Args:
+        agent: A compiled LangGraph graph whose context is an `Attempt`.
+        attempt: The attempt to play.
+    """
+    error: str | None = None
+    # A turn takes a handful of graph steps; the attempt's own limits end it long before this does.
+    config = {"recursion_limit": 10 * attempt.limits.max_turns + 10}
+    try:
+        async with asyncio.timeout(attempt.limits.episode_s):
+            await agent.ainvoke({"messages": [], "memory": ""}, config, context=attempt)
+    except TimeoutError:
+        error = f"the episode took longer than episode_s = {attempt.limits.episode_s:g} s"
+    except (EnvironmentFault, PolicyFault) as fault:
+        error = f"{type(fault).__name__}: {fault}"
+    finally:
+        attempt.close()
+    return attempt.episode(error)
+
+
+async def collect_async(
+    policy: Policy,
+    tasks: Sequence[Task],
+    *,
+    agent: Any = None,
+    group_size: int = 1,
+    sampling: Sampling | None = None,
+    limits: Limits | None = None,
+    recall: Recall | None = None,
+    log: EpisodeLog | None = None,
+    seed: int = 0,
+    concurrency: int = 128,
+    on_episode: Callable[[Episode], None] | None = None,
+) -> list[Episode]:
+    """Play every task `group_size` times; returns the episodes ordered by task, then attempt.
+
+    Args:
+        policy: Who acts.
+        tasks: What to play.
+        agent: A compiled graph; default `build_agent()`.
+        group_size: Attempts at each task.
+        sampling: How to sample.
+        limits: When to stop an attempt.
+        recall: Memory to read; its snapshot stays the same throughout.
+        log: Where each episode is appended as it ends.
+        seed: Seed of all sampling and of the order-independent noise.
+        concurrency: Most attempts in flight.
+        on_episode: Called with each episode as it ends, e.g. to move a progress bar.
+
+    Raises:
+        EnvironmentFault, PolicyFault: `MAX_CONSECUTIVE_FAULTS` attempts in a row failed; what was played
+            is in the log.
+    """
+    if group_size < 1 or concurrency < 1:
+        raise ConfigError(f"group_size {group_size} and concurrency {concurrency} must be at least 1")
+    if agent is None:
+        from agentkit.agent import build_agent
+
+        agent = build_agent()
+    sampling, limits = sampling or Sampling(), limits or Limits()
+    orders = iter([(place, task, number) for place, task in enumerate(tasks) for number in range(group_size)])
+    episodes: dict[tuple[int, int], Episode] = {}
+    faults = 0
+
+    async def work() -> None:
+        nonlocal faults
+        for place, task, number in orders:
+            attempt = Attempt(
+                task=task,
+                policy=policy,
+                number=number,
+                seed=seed,
+                sampling=sampling,
+                limits=limits,
+                recall=recall,
+            )
+            episode = await play(agent, attempt)
+            if log is not None:
+                log.append(episode)
+            episodes[place, number] = episode
+            if on_episode is not None:
+                on_episode(episode)
+            faults = faults + 1 if episode.error else 0
+            if faults >= MAX_CONSECUTIVE_FAULTS:
+                kind = PolicyFault if (episode.error or "").startswith("PolicyFault") else EnvironmentFault
+                raise kind(f"{faults} attempts in a row failed, the last with: {episode.error}")
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(concurrency, len(tasks) * group_size)):
+            group.create_task(work())
+    return [episodes[key] for key in sorted(episodes)]
+
+
+def collect(policy: Policy, tasks: Sequence[Task], **options: Any) -> list[Episode]:
+    """`collect_async` for scripts: runs its own event loop. Takes the same arguments."""
+    return run_sync(lambda: collect_async(policy, tasks, **options))
+
+
+def run_sync(make: Callable[[], Awaitable[Any]]) -> Any:
+    """Run a coroutine to its end from synchronous code; one clear error in place of an exception group.
+
+    Raises:
+        ConfigError: Called inside a running event loop (a notebook); await the `_async` function there.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        raise ConfigError("an event loop is running (a notebook?); await the _async function instead")
+
+    async def main() -> Any:
+        return await make()
+
+    try:
+        return asyncio.run(main())
+    except BaseExceptionGroup as group:
+        for error in group.exceptions:
+            if isinstance(error, AgentkitError):
+                raise error from None
+        raise group.exceptions[0] from None

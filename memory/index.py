@@ -1,0 +1,223 @@
+"""Vector indexes: ids by nearness of their vectors. An index holds nothing that the journal does not hold.
+
+`ExactIndex` compares with everything, in memory; `ChromaIndex` is approximate and fast on large stores.
+Run as `python -m agentkit.memory.index`, this file is the checker that may crash without its owner.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from agentkit.errors import RecordError, require
+
+BATCH = 250
+"""Vectors handed to Chroma in one call; it does not split larger ones itself, and slows down."""
+_COLLECTION = "memories"
+_CHECK_S = 600  # a checker that takes longer hangs
+
+
+class VectorIndex(Protocol):
+    """What a memory store needs of a vector index; vectors are [N, dim] float32 of length 1."""
+
+    def upsert(self, ids: Sequence[str], vectors: np.ndarray) -> None:
+        """Add vectors, or replace those of known ids."""
+        ...
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove ids; unknown ones are ignored."""
+        ...
+
+    def query(self, vector: np.ndarray, k: int) -> list[str]:
+        """The ids of the `k` vectors nearest to `vector` [dim], nearest first; fewer if there are fewer."""
+        ...
+
+    def ids(self) -> set[str]:
+        """All ids."""
+        ...
+
+    def count(self) -> int:
+        """Number of vectors."""
+        ...
+
+    def close(self) -> None:
+        """Release files and memory."""
+        ...
+
+
+class ExactIndex:
+    """All vectors in memory, every query compared with each: never wrong, and the oracle of the tests."""
+
+    def __init__(self) -> None:
+        self._vectors: dict[str, np.ndarray] = {}
+        self._stacked: tuple[list[str], np.ndarray] | None = None
+
+    def upsert(self, ids: Sequence[str], vectors: np.ndarray) -> None:
+        """Add vectors, or replace those of known ids."""
+        self._vectors.update(zip(ids, np.array(vectors, np.float32), strict=True))
+        self._stacked = None
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove ids; unknown ones are ignored."""
+        for id in ids:
+            self._vectors.pop(id, None)
+        self._stacked = None
+
+    def query(self, vector: np.ndarray, k: int) -> list[str]:
+        """The ids of the `k` nearest vectors, nearest first."""
+        if not self._vectors:
+            return []
+        if self._stacked is None:
+            self._stacked = (list(self._vectors), np.stack(list(self._vectors.values())))
+        return [id for id, _ in nearest(*self._stacked, vector, k)]
+
+    def ids(self) -> set[str]:
+        """All ids."""
+        return set(self._vectors)
+
+    def count(self) -> int:
+        """Number of vectors."""
+        return len(self._vectors)
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._vectors.clear()
+        self._stacked = None
+
+
+class ChromaIndex:
+    """One Chroma collection (HNSW, cosine) in a folder of its own; its caller must own the folder.
+
+    No documents, no metadata, no embedding function: Chroma filters slowly, and texts live in the journal.
+
+    Raises:
+        RecordError: Chroma cannot open the folder, here or in any later call.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        chromadb = require("chromadb", "memory")
+        try:
+            self._client = chromadb.PersistentClient(
+                path=str(folder), settings=chromadb.Settings(anonymized_telemetry=False)
+            )
+            self._collection = self._client.get_or_create_collection(
+                _COLLECTION, embedding_function=None, configuration={"hnsw": {"space": "cosine"}}
+            )
+        except Exception as error:  # whatever Chroma's parts raise
+            raise self._unreadable(error) from error
+        self._batch = min(BATCH, self._client.get_max_batch_size())
+
+    def upsert(self, ids: Sequence[str], vectors: np.ndarray) -> None:
+        """Add vectors, or replace those of known ids, in batches."""
+        for start in range(0, len(ids), self._batch):
+            part = slice(start, start + self._batch)
+            self._call("upsert", ids=list(ids[part]), embeddings=vectors[part])
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove ids; unknown ones are ignored."""
+        for start in range(0, len(ids), self._batch):
+            self._call("delete", ids=list(ids[start : start + self._batch]))
+
+    def query(self, vector: np.ndarray, k: int) -> list[str]:
+        """The ids of about the `k` nearest vectors, nearest first."""
+        return list(self._call("query", query_embeddings=vector[None], n_results=k, include=[])["ids"][0])
+
+    def self_hits(self, ids: Sequence[str], vectors: np.ndarray) -> int:
+        """How many of `ids` their own `vectors` [N, dim] find, or an equal one: a sound index finds all."""
+        if not len(ids):
+            return 0
+        found = self._call("query", query_embeddings=vectors, n_results=1, include=["distances"])
+        return sum(
+            got == [id] or any(distance < 1e-5 for distance in distances)
+            for id, got, distances in zip(ids, found["ids"], found["distances"], strict=True)
+        )
+
+    def ids(self) -> set[str]:
+        """All ids."""
+        return set(self._call("get", include=[])["ids"])
+
+    def count(self) -> int:
+        """Number of vectors; right even when their segment is lost, so not a sign of health."""
+        return int(self._call("count"))
+
+    def close(self) -> None:
+        """Close the files, so that another process may open them."""
+        self._client.close()
+
+    def _call(self, method: str, **arguments: Any) -> Any:
+        try:
+            return getattr(self._collection, method)(**arguments)
+        except Exception as error:  # whatever Chroma's parts raise
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> RecordError:
+        return RecordError(
+            f"the Chroma index in {self.folder} fails ({type(error).__name__}: {error}); nothing is lost, "
+            "the journal beside it has everything: call `rebuild()`"
+        )
+
+
+def nearest(ids: Sequence[str], matrix: np.ndarray, vector: np.ndarray, k: int) -> list[tuple[str, float]]:
+    """The `k` ids whose rows of `matrix` [N, dim] have the greatest dot products with `vector`, and these.
+
+    Equal scores (to six decimals) are ordered by id, whatever the order of the rows: a matrix product rounds
+    differently by position, so the candidates it finds are scored once more, each by itself.
+    """
+    if k < 1 or not len(ids):
+        return []
+    rough = matrix @ vector
+    least = np.partition(rough, -k)[-k] if k < len(ids) else -np.inf
+    rows = np.flatnonzero(rough >= least - 1e-5)
+    scores = (matrix[rows].astype(np.float64) * vector.astype(np.float64)).sum(axis=1).round(6)
+    ranked = sorted(zip(-scores, (ids[int(row)] for row in rows), strict=True))
+    return [(id, -float(score)) for score, id in ranked[:k]]
+
+
+def inspect(folder: Path, ids: Sequence[str], vectors: np.ndarray) -> tuple[set[str], int]:
+    """All ids in a Chroma folder, and how many of `ids` are what their own vector finds; in another process.
+
+    Corrupt segments can crash the process that reads them. The caller must own the folder and have it closed.
+
+    Raises:
+        RecordError: The index cannot be read, or its reader died or hung.
+    """
+    question = json.dumps({"ids": list(ids), "vectors": vectors.tolist()})
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-m", "agentkit.memory.index", str(folder)]
+    try:
+        done = subprocess.run(
+            command,
+            input=question,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=_CHECK_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RecordError(f"reading the Chroma index in {folder} hangs; call `rebuild()`") from error
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise RecordError(f"the Chroma index in {folder} cannot be read: {last}; call `rebuild()`")
+    answer = json.loads(done.stdout.splitlines()[-1])
+    return set(answer["ids"]), int(answer["hits"])
+
+
+def _main() -> None:
+    question = json.load(sys.stdin)
+    index = ChromaIndex(Path(sys.argv[1]))
+    hits = index.self_hits(question["ids"], np.array(question["vectors"], np.float32))
+    print(json.dumps({"ids": sorted(index.ids()), "hits": hits}))
+    index.close()
+
+
+if __name__ == "__main__":
+    _main()

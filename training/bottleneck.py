@@ -1,0 +1,76 @@
+"""The action-bottleneck diagnostic: does the energy of the tokens that act foretell how outcomes spread?
+
+ActFocus (arXiv 2605.14558, §3): over groups of attempts at the same task, the Spearman correlation between the
+group's mean token energy and the variance of its returns, for all sampled tokens, thoughts only, actions only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agentkit.memory.records import Role
+
+MIN_GROUPS = 30
+"""With fewer groups a rank correlation says too little to be reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupEnergy:
+    """What one group contributes."""
+
+    return_variance: float
+    energy_all: float
+    """Mean over attempts of the attempt's mean energy; the paper does not say whether it pools tokens instead."""
+    energy_thought: float
+    """NaN if the group has no such token."""
+    energy_action: float
+
+
+def group_energy(
+    returns: Sequence[float], roles: Sequence[NDArray[np.int8]], energies: Sequence[NDArray[np.float32]]
+) -> GroupEnergy:
+    """The group's entry, from the return, the token roles [N] and energies [N] of each attempt."""
+
+    def mean(role: Role | None) -> float:
+        means = []
+        for role_N, energy_N in zip(roles, energies, strict=True):
+            chosen = energy_N if role is None else energy_N[role_N == role]
+            if len(chosen):
+                means.append(float(chosen.mean()))
+        return float(np.mean(means)) if means else float("nan")
+
+    return GroupEnergy(float(np.var(returns)), mean(None), mean(Role.THOUGHT), mean(Role.ACTION))
+
+
+def bottleneck(groups: Sequence[GroupEnergy]) -> dict[str, float | None]:
+    """Spearman's ρ for each subset of tokens; None with fewer than 30 groups or without any spread."""
+    variance = np.array([group.return_variance for group in groups])
+    found: dict[str, float | None] = {}
+    for name in ("all", "thought", "action"):
+        energy = np.array([getattr(group, f"energy_{name}") for group in groups])
+        known = ~np.isnan(energy)
+        enough = known.sum() >= MIN_GROUPS
+        found[f"bottleneck/{name}"] = spearman(energy[known], variance[known]) if enough else None
+    return found
+
+
+def spearman(x_N: NDArray[np.float64], y_N: NDArray[np.float64]) -> float | None:
+    """Pearson's correlation of the ranks, ties at their mean rank; None if either has no spread.
+
+    >>> spearman(np.array([1.0, 2.0, 3.0]), np.array([10.0, 20.0, 15.0]))
+    0.5
+    """
+
+    def rank(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+        last = np.cumsum(counts)
+        return (last - (counts - 1) / 2)[inverse]
+
+    a, b = rank(np.asarray(x_N)), rank(np.asarray(y_N))
+    if a.std() == 0 or b.std() == 0:
+        return None
+    return round(float(((a - a.mean()) * (b - b.mean())).mean() / (a.std() * b.std())), 12)

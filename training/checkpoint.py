@@ -1,0 +1,152 @@
+"""Checkpoints: safetensors and JSON, no pickle. Written aside and renamed, so that one is whole or absent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from agentkit.errors import CheckpointError
+
+_MODEL, _OPTIMIZER, _STATE, _MANIFEST = (
+    "model.safetensors",
+    "optimizer.safetensors",
+    "state.json",
+    "manifest.json",
+)
+
+
+def save_checkpoint(
+    folder: Path,
+    iteration: int,
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    keep: int,
+) -> Path:
+    """Write `folder/NNNNNN`; delete all but the newest `keep` checkpoints. Returns the checkpoint's path.
+
+    Args:
+        folder: The run's checkpoint folder.
+        iteration: Iterations done; names the checkpoint.
+        model: Whose parameters are saved (tied ones once).
+        optimizer: Whose state is saved.
+        state: Anything else, as JSON values.
+        keep: How many to keep.
+    """
+    final = folder / f"{iteration:06d}"
+    aside = folder / f".{iteration:06d}.partial"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    save_file({name: value.detach().contiguous() for name, value in model.named_parameters()}, aside / _MODEL)
+    tensors, scalars = _flatten(optimizer)
+    save_file(tensors, aside / _OPTIMIZER)
+    (aside / _STATE).write_text(json.dumps({"iteration": iteration, "optimizer": scalars, **state}))
+    manifest = {name: _digest(aside / name) for name in (_MODEL, _OPTIMIZER, _STATE)}
+    (aside / _MANIFEST).write_text(json.dumps(manifest))
+    for path in aside.iterdir():
+        _sync(path)
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(aside, final)
+    _sync(folder)
+    for old in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    return sorted(path for path in folder.glob("[0-9]*") if (path / _MANIFEST).is_file())
+
+
+def latest_checkpoint(folder: Path) -> Path:
+    """The newest checkpoint; `CheckpointError` if there is none."""
+    found = list_checkpoints(folder)
+    if not found:
+        raise CheckpointError(f"no checkpoint in {str(folder)!r}; give the folder of a run that saved one")
+    return found[-1]
+
+
+def load_checkpoint(path: Path, model: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Restore model and optimizer in place; returns the rest of the state.
+
+    Raises:
+        CheckpointError: A file is missing or damaged, or belongs to another model.
+    """
+    state = _verified(path)
+    try:
+        weights = load_file(path / _MODEL, device=str(model.device))
+        tensors = load_file(path / _OPTIMIZER, device=str(model.device))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"checkpoint {str(path)!r} cannot be read: {error}; use an older one") from error
+    own = dict(model.named_parameters())
+    wrong = sorted(
+        name
+        for name in own.keys() | weights.keys()
+        if name not in own or name not in weights or own[name].shape != weights[name].shape
+    )
+    if wrong:
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} is of another model: {len(wrong)} parameters differ, e.g. {wrong[0]!r}"
+        )
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(weights[name])
+    _unflatten(optimizer, tensors, state.pop("optimizer"))
+    return state
+
+
+def _verified(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / _MANIFEST).read_text())
+        for name, digest in manifest.items():
+            if _digest(path / name) != digest:
+                raise CheckpointError(
+                    f"checkpoint {str(path)!r} is damaged: {name} is not what was written; delete the folder "
+                    "and resume from the one before it"
+                )
+        return json.loads((path / _STATE).read_text())
+    except (OSError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} is incomplete: {error}; delete the folder and resume from the one before it"
+        ) from error
+
+
+def _flatten(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    packed = optimizer.state_dict()
+    tensors = {
+        f"{index}.{name}": value.contiguous()
+        for index, entry in packed["state"].items()
+        for name, value in entry.items()
+    }
+    return tensors, {"param_groups": packed["param_groups"]}
+
+
+def _unflatten(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], scalars: dict[str, Any]) -> None:
+    entries: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        entries.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": entries, "param_groups": scalars["param_groups"]})
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

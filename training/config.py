@@ -1,0 +1,90 @@
+"""The trainer's numbers. The same models serve Python, the TOML file and the command line."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from agentkit.training.credit import ActFocus, Credit
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ImitationConfig(Settings):
+    """Self-imitation replay: its own buffer, its own loss stream, its own token count."""
+
+    weight: float = Field(default=0.5, ge=0)
+    """Factor of the imitation loss; 0 turns self-imitation off."""
+    ramp_iterations: int = Field(default=0, ge=0)
+    """Iterations over which the factor rises to `weight` along a cosine (SPEAR); 0 starts at `weight`."""
+    episodes_per_step: int = Field(default=16, ge=1)
+    """Episodes replayed with each optimizer step."""
+    capacity: int = Field(default=2048, ge=1)
+    """Most episodes kept; the oldest leave first."""
+    admit_above: float = Field(default=0.0, ge=0)
+    """An episode enters if its return exceeds its group's mean by more than this."""
+    max_staleness: int = Field(default=10, ge=1)
+    """Most optimizer steps between the policy that acted and the one that learns; older episodes leave."""
+    truncation: float = Field(default=2.0, gt=0)
+    """Upper bound of the importance weight π/μ."""
+
+
+class TrainConfig(Settings):
+    """Group-relative policy optimisation with token credit."""
+
+    iterations: int = Field(default=100, ge=1)
+    """Rounds of collecting and learning."""
+    tasks_per_iteration: int = Field(default=8, ge=1)
+    """Groups collected in one iteration (P)."""
+    group_size: int = Field(default=16, ge=2)
+    """Attempts at each task (G)."""
+    task_pool: int | None = Field(default=None, ge=1)
+    """Number of different training tasks, gone through in order; None never repeats one."""
+    minibatches: int = Field(default=1, ge=1)
+    """Optimizer steps an iteration's rows are split into."""
+    epochs: int = Field(default=1, ge=1)
+    """Passes over an iteration's rows."""
+    learning_rate: float = Field(default=1e-6, gt=0, le=1)
+    """Peak learning rate of AdamW (β 0.9, 0.999)."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Optimizer steps of linear warm-up."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+    clip_low: float = Field(default=0.2, gt=0, lt=1)
+    """Ratios are clipped below at 1 − this."""
+    clip_high: float = Field(default=0.28, gt=0)
+    """Ratios are clipped above at 1 + this."""
+    entropy_coef: float = Field(default=0.001, ge=0)
+    """Factor of the entropy bonus (token mean, unweighted)."""
+    kl_coef: float = Field(default=0.0, ge=0)
+    """Factor of the KL to the reference (token mean of k3, unweighted)."""
+    format_penalty: float = Field(default=0.1, ge=0)
+    """Subtracted from the return for each malformed or misunderstood turn."""
+    micro_batch_tokens: int = Field(default=16_384, ge=1)
+    """Most tokens, padding included, in one pass of the network."""
+    checkpoint_every: int = Field(default=10, ge=1)
+    """Iterations between checkpoints."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """Checkpoints kept; the oldest go."""
+    bottleneck_every: int = Field(default=10, ge=0)
+    """Iterations between action-bottleneck diagnostics; 0 for none."""
+    credit: Credit = Field(default_factory=ActFocus)
+    imitation: ImitationConfig = Field(default_factory=ImitationConfig)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        if self.minibatches > self.tasks_per_iteration * self.group_size:
+            raise ValueError(
+                f"minibatches = {self.minibatches} exceeds tasks_per_iteration × group_size = "
+                f"{self.tasks_per_iteration * self.group_size} episodes"
+            )
+        if self.task_pool is not None and self.task_pool < self.tasks_per_iteration:
+            raise ValueError(
+                f"task_pool = {self.task_pool} is smaller than tasks_per_iteration = "
+                f"{self.tasks_per_iteration}: an iteration would hold a task twice"
+            )
+        return self

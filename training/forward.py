@@ -1,0 +1,122 @@
+"""One pass of the network over rows: log-probability, entropy and energy of the sampled tokens, and nothing else.
+
+B rows, L tokens, N sampled tokens of the micro-batch, V vocabulary. Rows are padded on the right, where causal
+attention never looks, so no mask is computed; the output layer runs on the N sampled positions only, in chunks
+that are computed again in the backward pass, so [B, L, V] never exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from agentkit.errors import ConfigError
+from agentkit.training.rows import Row
+
+CHUNK_LOGITS = 1 << 24
+"""Most logits held at once (64 MiB in float32)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenStats:
+    """Of N sampled tokens, in the order of their rows."""
+
+    logp_N: torch.Tensor
+    """Natural log-probability at the sampling temperature."""
+    entropy_N: torch.Tensor
+    """Entropy in nats of the distribution the token was drawn from."""
+    energy_N: torch.Tensor
+    """−logsumexp of the raw logits (ActFocus eq. 4): low where the model is confident."""
+
+
+def sampled_tokens(rows: Sequence[Row]) -> int:
+    """How many tokens of the rows were chosen by the policy."""
+    return int(sum(row.sampled.sum() for row in rows))
+
+
+def micro_batches(rows: Sequence[Row], max_tokens: int) -> Iterator[list[int]]:
+    """Indices of rows, grouped by length so that no batch exceeds `max_tokens` with its padding.
+
+    A row longer than that is a batch of its own.
+    """
+    batch: list[int] = []
+    for index in sorted(range(len(rows)), key=lambda i: len(rows[i])):
+        if batch and len(rows[index]) * (len(batch) + 1) > max_tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def forward(model: Any, rows: Sequence[Row], temperature: float = 1.0) -> TokenStats:
+    """`TokenStats` of the sampled tokens of `rows`, differentiable if gradients are on.
+
+    Args:
+        model: A transformers causal language model.
+        rows: B rows; a first token cannot be a sampled one.
+        temperature: The sampling temperature: log-probability and entropy are of logits / temperature.
+    """
+    ids_BL = torch.zeros(len(rows), max(len(row) for row in rows), dtype=torch.long)
+    for number, row in enumerate(rows):
+        ids_BL[number, : len(row)] = torch.from_numpy(row.ids)
+    at_row = np.concatenate([np.full(int(row.sampled.sum()), number) for number, row in enumerate(rows)])
+    at_col = np.concatenate([np.flatnonzero(row.sampled) for row in rows])
+    target_N = ids_BL[at_row, at_col].to(model.device)
+    hidden_BLH = model.base_model(input_ids=ids_BL.to(model.device), use_cache=False).last_hidden_state
+    # The position before a token predicts it.
+    hidden_NH = hidden_BLH[torch.from_numpy(at_row).to(model.device), torch.from_numpy(at_col - 1).to(model.device)]
+    head = model.get_output_embeddings()
+
+    def chunk(hidden_CH: torch.Tensor, target_C: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        logits_CV = head(hidden_CH).float()
+        energy_C = -logits_CV.logsumexp(dim=-1)
+        if temperature == 1.0:
+            logp_CV = logits_CV + energy_C[:, None]
+        else:
+            logp_CV = torch.log_softmax(logits_CV / temperature, dim=-1)
+        entropy_C = -(logp_CV.exp() * logp_CV).sum(dim=-1)
+        return logp_CV.gather(1, target_C[:, None])[:, 0], entropy_C, energy_C
+
+    size = max(1, CHUNK_LOGITS // head.weight.shape[0])
+    pieces = []
+    for start in range(0, len(target_N), size):
+        args = hidden_NH[start : start + size], target_N[start : start + size]
+        if torch.is_grad_enabled() and len(target_N) > size:
+            pieces.append(checkpoint(chunk, *args, use_reentrant=False))
+        else:
+            pieces.append(chunk(*args))
+    logp_N, entropy_N, energy_N = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+    return TokenStats(logp_N, entropy_N, energy_N)
+
+
+@torch.no_grad()
+def measure(model: Any, rows: Sequence[Row], max_tokens: int, temperature: float = 1.0) -> TokenStats:
+    """`forward` over any number of rows without gradients, in micro-batches; results in the order of the rows."""
+    counts = [int(row.sampled.sum()) for row in rows]
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    out = torch.zeros(3, int(starts[-1]))
+    for indices in micro_batches(rows, max_tokens):
+        stats = forward(model, [rows[i] for i in indices], temperature)
+        place = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in indices])
+        out[:, place] = torch.stack([stats.logp_N, stats.entropy_N, stats.energy_N]).cpu()
+    return TokenStats(out[0], out[1], out[2])
+
+
+@torch.no_grad()
+def check_head(model: Any) -> None:
+    """Raise `ConfigError` if the model does more after its last layer than its output layer (soft caps, scales)."""
+    ids = torch.tensor([[0, 1, 2]], device=model.device)
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    ours = model.get_output_embeddings()(hidden).float()
+    theirs = model(input_ids=ids, use_cache=False).logits.float()
+    if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2):
+        raise ConfigError(
+            f"{type(model).__name__} changes its logits after the output layer (soft cap or scale); "
+            "the chunked loss would train another distribution, so it cannot be used"
+        )

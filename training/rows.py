@@ -1,0 +1,101 @@
+"""Rows: what the network is trained on. A turn whose prompt continues the row joins it, any other starts a new one.
+
+A row is one sequence of ids with the sampled tokens marked, so a conversation is computed once however many turns
+it has, and a windowed, summarised or branched context is a row of its own; nothing is tokenised again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agentkit.memory.records import Episode, Role, Turn
+
+Tokens = tuple[Sequence[int], Sequence[int], Sequence[Role], Sequence[float]]
+"""(prompt ids [P], response ids [R], response roles [R], log-probabilities [R]) of a turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One training sequence of L tokens."""
+
+    episode: int
+    """Index of the episode in the batch it was made from."""
+    ids: NDArray[np.int64]
+    """[L] token ids."""
+    sampled: NDArray[np.bool_]
+    """[L] True where the policy chose the token."""
+    roles: NDArray[np.int8]
+    """[L] `Role` of each sampled token; arbitrary elsewhere."""
+    logprobs: NDArray[np.float32]
+    """[L] behaviour log-probability of each sampled token; 0 elsewhere."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class JoinCounts:
+    """How the turns of a batch became rows."""
+
+    joined: int
+    """Turns that continued a row."""
+    forked: int
+    """Turns that had to start a new row although their episode already had one."""
+    skipped: int
+    """Turns without token ids."""
+
+
+def recorded_tokens(turn: Turn) -> Tokens | None:
+    """The tokens as the engine recorded them; None for engines that record none."""
+    if not turn.response_ids:
+        return None
+    return turn.prompt_ids, turn.response_ids, turn.response_roles, turn.logprobs
+
+
+def build_rows(
+    episodes: Iterable[Episode], tokens_of: Callable[[Turn], Tokens | None] = recorded_tokens
+) -> tuple[list[Row], JoinCounts]:
+    """The rows of episodes, in order, and how their turns were joined.
+
+    Args:
+        episodes: Any episodes; one without tokens yields no row.
+        tokens_of: Where a turn's tokens come from; None skips the turn.
+    """
+    rows: list[Row] = []
+    joined = forked = skipped = 0
+    for index, episode in enumerate(episodes):
+        ids: list[int] = []
+        spans: list[tuple[int, Tokens]] = []
+        for turn in episode.turns:
+            tokens = tokens_of(turn)
+            if tokens is None:
+                skipped += 1
+                continue
+            prompt, response = list(tokens[0]), list(tokens[1])
+            if ids and prompt[: len(ids)] == ids:
+                joined += 1
+            elif ids:
+                rows.append(_row(index, ids, spans))
+                spans = []
+                forked += 1
+            spans.append((len(prompt), tokens))
+            ids = prompt + response
+        if spans:
+            rows.append(_row(index, ids, spans))
+    return rows, JoinCounts(joined, forked, skipped)
+
+
+def _row(episode: int, ids: list[int], spans: list[tuple[int, Tokens]]) -> Row:
+    sampled = np.zeros(len(ids), dtype=np.bool_)
+    roles = np.zeros(len(ids), dtype=np.int8)
+    logprobs = np.zeros(len(ids), dtype=np.float32)
+    for start, (_, response, response_roles, response_logprobs) in spans:
+        span = slice(start, start + len(response))
+        sampled[span] = True
+        roles[span] = [int(role) for role in response_roles]
+        logprobs[span] = response_logprobs
+    return Row(episode, np.array(ids, dtype=np.int64), sampled, roles, logprobs)
