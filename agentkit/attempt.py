@@ -14,7 +14,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from agentkit.errors import EnvironmentFault, PolicyFault
+from agentkit.errors import ConfigError, PolicyFault
 from agentkit.memory.records import Episode, Message, Part, Role, Turn
 from agentkit.policies.policy import Policy, Request, Sampling
 from agentkit.seeding import derive_seed
@@ -23,13 +23,17 @@ from agentkit.task import Task
 from agentkit.world import LiveWorld
 
 
+class OutOfTurns(Exception):
+    """A graph asks once more than `max_turns` allows; `play` records the episode as truncated."""
+
+
 class Limits(BaseModel):
     """When an attempt is stopped. The environment's own limits hold besides."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_turns: int = Field(default=50, ge=1)
-    """Most requests to the policy in one episode."""
+    """Most requests to the policy in one episode; one more truncates it."""
     policy_s: float = Field(default=120.0, gt=0)
     """Seconds one request to the policy may take."""
     env_step_s: float = Field(default=60.0, gt=0)
@@ -81,13 +85,15 @@ class Attempt:
     observation: str = field(default="", init=False)
     done: bool = field(default=False, init=False)
     memories: tuple[Recalled, ...] = field(default=(), init=False)
-    """The memories last recalled; their ids go into the turns that follow."""
+    """The memories last recalled; their ids go into the turns whose prompt shows memory."""
 
     def __post_init__(self) -> None:
+        self._task_key = self.task.key
         self._world = LiveWorld(self.task, self.limits.env_step_s)
         self._turns: list[Turn] = []
         self._success = False
         self._version = self.policy.version
+        self._snapshot = self.recall.snapshot_id if self.recall is not None else None
         self._started_at = time.time()
 
     @property
@@ -120,20 +126,24 @@ class Attempt:
 
         Raises:
             PolicyFault: The policy failed or took longer than `limits.policy_s`.
+            OutOfTurns: The policy was asked `limits.max_turns` times before.
         """
         if len(self._turns) >= self.limits.max_turns:
-            raise PolicyFault(f"asked more than max_turns = {self.limits.max_turns} times in one episode")
+            raise OutOfTurns
         request = Request(
             messages=tuple(messages),
             sampling=self.sampling,
-            seed=derive_seed(self.seed, self._version, self.task.key, self.number, len(self._turns)),
+            seed=derive_seed(self.seed, self._version, self._task_key, self.number, len(self._turns)),
             world=self._world,
         )
         begun = time.perf_counter()
+        limit = asyncio.timeout(self.limits.policy_s)
         try:
-            async with asyncio.timeout(self.limits.policy_s):
+            async with limit:
                 completion = await self.policy.complete(request)
         except TimeoutError as error:
+            if not limit.expired():
+                raise PolicyFault(f"{self.policy.name} raised a TimeoutError of its own: {error}") from error
             raise PolicyFault(
                 f"{self.policy.name} did not answer within policy_s = {self.limits.policy_s:g} s"
             ) from error
@@ -152,9 +162,8 @@ class Attempt:
                 logprobs=completion.logprobs,
                 finish=completion.finish,
                 action=parsed.text if parsed else None,
-                valid=parsed is not None,
                 state_key=str(self._world.info.get("state_key", "")),
-                memory_ids=tuple(memory.id for memory in self.memories),
+                memory_ids=tuple(memory.id for memory in self.memories) if self._shows_memory(messages) else (),
                 policy_s=time.perf_counter() - begun,
             )
         )
@@ -170,7 +179,7 @@ class Attempt:
         costs a turn and earns the environment's own feedback.
         """
         if not self._turns:
-            raise EnvironmentFault("act() before ask(): there is no turn to act in")
+            raise ConfigError("act() before ask(): the graph has no turn to act in")
         begun = time.perf_counter()
         observation, reward, terminated, truncated = await self._world.step(action or "")
         turn = self._turns[-1]
@@ -181,7 +190,8 @@ class Attempt:
                 "reward": reward,
                 "terminated": terminated,
                 "truncated": truncated,
-                "valid": turn.valid and bool(self._world.info.get("valid", True)),
+                "action": action,
+                "valid": action is not None and bool(self._world.info.get("valid", True)),
                 "env_s": time.perf_counter() - begun,
             }
         )
@@ -190,14 +200,22 @@ class Attempt:
         self._success = bool(self._world.info.get("success", False))
         return observation
 
-    def close(self) -> None:
-        """Close the environment."""
-        self._world.close()
+    def truncate(self) -> None:
+        """Mark the last turn as the last one allowed."""
+        self._turns[-1] = self._turns[-1].model_copy(update={"truncated": not self._turns[-1].terminated})
+        self.done = True
+
+    async def close(self) -> None:
+        """Close the environment and wait until it is."""
+        await self._world.close()
+
+    def abandon(self) -> None:
+        """Close the environment without waiting, when the attempt is not played to its end."""
+        self._world.abandon()
 
     def episode(self, error: str | None = None) -> Episode:
         """The record of the attempt; its id is a hash of its content, so the same play has the same id."""
-        snapshot = self.recall.snapshot_id if self.recall is not None else None
-        group = derive_seed(self.seed, self.policy.name, self._version, self.task.key, snapshot)
+        group = derive_seed(self.seed, self.policy.name, self._version, self._task_key, self._snapshot)
         record = Episode(
             id="",
             task=self.task,
@@ -205,7 +223,7 @@ class Attempt:
             group_id=f"{group:016x}",
             policy=self.policy.name,
             policy_version=self._version,
-            memory_snapshot=snapshot,
+            memory_snapshot=self._snapshot,
             turns=tuple(self._turns),
             success=self._success and error is None,
             error=error,
@@ -213,3 +231,6 @@ class Attempt:
             seconds=time.time() - self._started_at,
         )
         return record.model_copy(update={"id": record.fingerprint()})
+
+    def _shows_memory(self, messages: Sequence[Message]) -> bool:
+        return bool(self.memories) and any(part.role is Role.MEMORY for message in messages for part in message.parts)

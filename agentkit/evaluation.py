@@ -17,11 +17,11 @@ from pydantic import BaseModel, ConfigDict
 
 from agentkit.attempt import Limits, Recall
 from agentkit.envs import optimal_success, random_success
-from agentkit.errors import ConfigError
+from agentkit.errors import ConfigError, EnvironmentFault
 from agentkit.memory.log import EpisodeLog
 from agentkit.memory.records import Episode
 from agentkit.policies.policy import Policy, Sampling
-from agentkit.rollout import collect
+from agentkit.rollout import collect_async, run_sync
 from agentkit.seeding import derive_seed
 from agentkit.task import Task
 
@@ -73,7 +73,7 @@ class Report(BaseModel):
     """(success − random) / (optimal − random); the baselines count as exact."""
 
 
-def evaluate(
+async def evaluate_async(
     policy: Policy,
     tasks: Sequence[Task],
     *,
@@ -98,7 +98,7 @@ def evaluate(
         tasks: The panel, of one environment.
         attempts: Attempts at each task.
         baselines: Whether to compute random and optimal success where the environment can.
-        agent, sampling, limits, recall, log, seed, concurrency, on_episode: As for `collect`.
+        agent, sampling, limits, recall, log, seed, concurrency, on_episode: As for `collect_async`.
 
     Raises:
         ConfigError: The panel is empty or mixes environments.
@@ -106,7 +106,7 @@ def evaluate(
     env_ids = {task.env_id for task in tasks}
     if len(env_ids) != 1:
         raise ConfigError(f"a panel is of one environment, this one of {sorted(env_ids) or 'none'}")
-    episodes = collect(
+    episodes = await collect_async(
         policy,
         tasks,
         group_size=attempts,
@@ -120,6 +120,11 @@ def evaluate(
         on_episode=on_episode,
     )
     return summarise(policy, tasks, episodes, baselines=baselines, seed=seed)
+
+
+def evaluate(policy: Policy, tasks: Sequence[Task], **options: Any) -> Report:
+    """`evaluate_async` for scripts: runs its own event loop. Takes the same arguments."""
+    return run_sync(lambda: evaluate_async(policy, tasks, **options))
 
 
 def summarise(
@@ -139,7 +144,8 @@ def summarise(
     else:
         success = bootstrap(success_TA.mean(axis=1), rng)
     random = optimal = normalised = None
-    if baselines:
+    # The baselines play the environment without limits of time: one that has failed is not played again.
+    if baselines and not any((episode.error or "").startswith(EnvironmentFault.__name__) for episode in episodes):
         random, optimal = _baselines(tasks, seed)
     if random is not None and optimal is not None and optimal > random:
         span = optimal - random
@@ -172,7 +178,8 @@ def wilson(successes: int, trials: int) -> Interval:
     share, z2 = successes / trials, Z95**2
     centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = Z95 * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
-    return Interval(value=share, low=max(0.0, centre - half), high=min(1.0, centre + half))
+    # Exact arithmetic gives 0 ≤ low ≤ share ≤ high ≤ 1; rounding must not undo it.
+    return Interval(value=share, low=min(share, max(0.0, centre - half)), high=max(share, min(1.0, centre + half)))
 
 
 def bootstrap(values_T: NDArray[np.float64], rng: np.random.Generator) -> Interval:

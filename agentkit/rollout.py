@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
+from uuid import uuid4
 
-from agentkit.attempt import Attempt, Limits, Recall
+from agentkit.attempt import Attempt, Limits, OutOfTurns, Recall
 from agentkit.errors import AgentkitError, ConfigError, EnvironmentFault, PolicyFault
 from agentkit.memory.log import EpisodeLog
 from agentkit.memory.records import Episode
@@ -26,16 +27,23 @@ async def play(agent: Any, attempt: Attempt) -> Episode:
     """
     error: str | None = None
     # A turn takes a handful of graph steps; the attempt's own limits end it long before this does.
-    config = {"recursion_limit": 10 * attempt.limits.max_turns + 10}
+    config: dict[str, Any] = {"recursion_limit": 10 * attempt.limits.max_turns + 10}
+    if getattr(agent, "checkpointer", None):  # it wants a thread; an attempt is never taken up again, so any will do
+        config["configurable"] = {"thread_id": uuid4().hex}
+    limit = asyncio.timeout(attempt.limits.episode_s)
     try:
-        async with asyncio.timeout(attempt.limits.episode_s):
+        async with limit:
             await agent.ainvoke({"messages": [], "memory": ""}, config, context=attempt)
-    except TimeoutError:
-        error = f"the episode took longer than episode_s = {attempt.limits.episode_s:g} s"
+    except OutOfTurns:
+        attempt.truncate()
     except (EnvironmentFault, PolicyFault) as fault:
         error = f"{type(fault).__name__}: {fault}"
-    finally:
-        attempt.close()
+    except BaseException as raised:
+        if not (isinstance(raised, TimeoutError) and limit.expired()):
+            attempt.abandon()  # cancelled, or a bug of the graph: it must surface, and at once
+            raise
+        error = f"the episode took longer than episode_s = {attempt.limits.episode_s:g} s"
+    await attempt.close()
     return attempt.episode(error)
 
 
@@ -106,9 +114,14 @@ async def collect_async(
                 kind = PolicyFault if (episode.error or "").startswith("PolicyFault") else EnvironmentFault
                 raise kind(f"{faults} attempts in a row failed, the last with: {episode.error}")
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(concurrency, len(tasks) * group_size)):
-            group.create_task(work())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(concurrency, len(tasks) * group_size)):
+                group.create_task(work())
+    except BaseExceptionGroup as errors:  # one clear error; the others are of the same minute and mostly the same
+        ours = [error for error in errors.exceptions if isinstance(error, AgentkitError)]
+        error = (ours or errors.exceptions)[0]
+        raise error from error.__cause__
     return [episodes[key] for key in sorted(episodes)]
 
 
@@ -118,7 +131,7 @@ def collect(policy: Policy, tasks: Sequence[Task], **options: Any) -> list[Episo
 
 
 def run_sync(make: Callable[[], Awaitable[Any]]) -> Any:
-    """Run a coroutine to its end from synchronous code; one clear error in place of an exception group.
+    """Run a coroutine to its end from synchronous code.
 
     Raises:
         ConfigError: Called inside a running event loop (a notebook); await the `_async` function there.
@@ -130,13 +143,10 @@ def run_sync(make: Callable[[], Awaitable[Any]]) -> Any:
     else:
         raise ConfigError("an event loop is running (a notebook?); await the _async function instead")
 
-    async def main() -> Any:
-        return await make()
+    results: list[Any] = []
 
-    try:
-        return asyncio.run(main())
-    except BaseExceptionGroup as group:
-        for error in group.exceptions:
-            if isinstance(error, AgentkitError):
-                raise error from None
-        raise group.exceptions[0] from None
+    async def main() -> None:  # returns nothing: in Python 3.11, `asyncio.run` formats what its coroutine returns
+        results.append(await make())
+
+    asyncio.run(main())
+    return results[0]

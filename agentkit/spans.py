@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from agentkit.memory.records import Role
 
-_TURN = re.compile(r"<think>(?P<thought>.*?)</think>\s*<answer>(?P<action>.*?)</answer>", re.DOTALL)
+_BETWEEN = re.compile(r"</think>\s*<answer>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +38,19 @@ def parse_response(text: str) -> Parsed | None:
     >>> parse_response("<answer>Up</answer>") is None
     True
     """
-    match = _TURN.search(text)
-    if match is None:
+    # Found piece by piece in linear time; one expression for all of it is cubic in a text of repeated tags.
+    start = text.find("<think>")
+    between = _BETWEEN.search(text, start + len("<think>")) if start >= 0 else None
+    if between is None:
         return None
-    action = match.span("action")
+    action = (between.end(), text.find("</answer>", between.end()))
+    if action[1] < 0:
+        return None
     return Parsed(
-        thought=(match.start(), match.end("thought") + len("</think>")),
-        answer=(action[0] - len("<answer>"), match.end()),
+        thought=(start, between.start() + len("</think>")),
+        answer=(action[0] - len("<answer>"), action[1] + len("</answer>")),
         action=action,
-        text=match.group("action").strip(),
+        text=text[slice(*action)].strip(),
     )
 
 

@@ -1,65 +1,71 @@
 """The environment as an attempt sees it: every call awaited, timed, checked against the contract.
 
-An environment whose `metadata["inline"]` is true takes microseconds a step and is called on the event loop,
-which keeps runs reproducible to the bit. Any other gets a thread of its own: it may block, may insist on staying
-in one thread (browsers do), and may hang, in which case the thread is abandoned and the episode fails.
+An environment whose class says `metadata["inline"]` takes microseconds a step and is called on the event loop,
+which keeps runs reproducible to the bit. Any other gets a thread of its own, from its constructor to its close: it
+may block, may insist on staying in one thread (browsers do), and may hang, in which case the thread is abandoned
+and the episode fails.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import importlib
+import math
 import queue
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import gymnasium
+from gymnasium.envs.registration import load_env_creator
+
 from agentkit.envs import make_env
-from agentkit.errors import AgentkitError, EnvironmentFault
+from agentkit.errors import AgentkitError, ConfigError, EnvironmentFault
 from agentkit.task import Task
 
 T = TypeVar("T")
+_Outcome = tuple[Any, BaseException | None]
 
 
 class _Thread:
     """A daemon thread that runs calls in order; a hung call cannot keep the interpreter from exiting."""
 
     def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Callable[[Any, BaseException | None], None]] | None]
+        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Callable[[_Outcome], None]] | None]
         self._calls = queue.SimpleQueue()
         threading.Thread(target=self._run, daemon=True, name="agentkit-environment").start()
 
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
             work, report = call
+            outcome: _Outcome
             try:
-                result = work()
+                outcome = work(), None
             except BaseException as error:  # noqa: BLE001 - handed to the awaiting attempt
-                report(None, error)
-            else:
-                report(result, None)
+                outcome = None, error
+            report(outcome)
 
-    async def call(self, work: Callable[[], T]) -> T:
+    async def call(self, work: Callable[[], Any]) -> _Outcome:
+        """What `work` returned or raised, as a value: futures refuse StopIteration, and CancelledError ends tasks."""
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[T] = loop.create_future()
+        answer: asyncio.Future[_Outcome] = loop.create_future()
 
-        def settle(result: Any, error: BaseException | None) -> None:
-            if answer.done():
-                return
-            if error is None:
-                answer.set_result(result)
-            else:
-                answer.set_exception(error)
+        def settle(outcome: _Outcome) -> None:
+            if not answer.done():
+                answer.set_result(outcome)
 
-        def report(result: Any, error: BaseException | None) -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(settle, result, error)
+        def report(outcome: _Outcome) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(settle, outcome)
 
         self._calls.put((work, report))
         return await answer
 
-    def end(self, last: Callable[[], object] | None) -> None:
-        if last is not None:
-            self._calls.put((last, lambda result, error: None))
+    def end(self, last: Callable[[], object]) -> None:
+        """Run `last` after the calls under way, then end the thread."""
+        self._calls.put((last, lambda outcome: None))
         self._calls.put(None)
 
 
@@ -82,11 +88,13 @@ class LiveWorld:
     @property
     def admissible_actions(self) -> Sequence[str]:
         """The single actions possible now; empty if the environment does not say."""
-        return self.info.get("admissible_actions", ())
+        return self.info.get("admissible_actions") or ()
 
     @property
     def instructions(self) -> str:
         """The environment's rules in words."""
+        if self._env is None:
+            raise ConfigError("the attempt has no environment yet; the graph must await start() first")
         return getattr(self._env.unwrapped, "instructions", "")
 
     async def expert_action(self) -> str:
@@ -98,9 +106,9 @@ class LiveWorld:
 
     async def reset(self, attempt: int) -> str:
         """Start the task; returns the first observation."""
-        self._env = make_env(self.task)
-        if not self._env.metadata.get("inline", False):
+        if not _runs_inline(self.task.env_id):
             self._thread = _Thread()
+        await self._call("__init__", self._make)
         options = {"split": self.task.split, "attempt": attempt}
         result = await self._call("reset", lambda: self._env.reset(seed=self.task.seed, options=options))
         observation, info = self._unpack("reset", result, 2)
@@ -109,47 +117,73 @@ class LiveWorld:
 
     async def step(self, action: str) -> tuple[str, float, bool, bool]:
         """(observation, reward, terminated, truncated)."""
+        if self._env is None:
+            raise ConfigError("the attempt has no environment yet; the graph must await start() first")
         result = await self._call("step", lambda: self._env.step(action))
         observation, reward, terminated, truncated, info = self._unpack("step", result, 5)
         self._check(observation, info)
         try:
-            return observation, float(reward), bool(terminated), bool(truncated)
-        except (TypeError, ValueError) as error:
-            raise EnvironmentFault(f"{self.task.env_id}: step() gave the reward {reward!r}, no number") from error
+            number = float(reward)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise EnvironmentFault(f"{self.task.env_id}: step() gave the reward {reward!r}, no finite number")
+        return observation, number, bool(terminated), bool(truncated)
 
-    def close(self) -> None:
-        """Close the environment; one that hangs is left behind."""
+    async def close(self) -> None:
+        """Close the environment and wait for it; what goes wrong is a warning, for the attempt has been played."""
+        try:
+            if self._env is not None and not self._dead:
+                await self._call("close", self._close)
+        except AgentkitError as error:
+            warnings.warn(str(error), RuntimeWarning, stacklevel=2)
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Let go without waiting: the thread closes the environment when it next can, and ends."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.end(self._close)
+        elif not self._dead:
+            self._close()
+
+    def _make(self) -> None:
+        self._env = make_env(self.task)
+
+    def _close(self) -> None:
         env, self._env = self._env, None
-        if env is None or self._dead:
-            if self._thread:
-                self._thread.end(None)
-        elif self._thread:
-            self._thread.end(env.close)
-        else:
+        if env is not None:
             env.close()
 
     async def _call(self, name: str, work: Callable[[], T]) -> T:
-        try:
-            if self._thread is None:
+        raised: BaseException | None
+        if self._thread is None:
+            try:
                 return work()
-            async with asyncio.timeout(self.step_s):
-                return await self._thread.call(work)
-        except TimeoutError as error:
-            self._dead = True
-            raise EnvironmentFault(
-                f"{self.task.env_id}: {name}() did not return within {self.step_s:g} s; raise the limit "
-                "(env_step_s) if it is slow rather than stuck"
-            ) from error
-        except AgentkitError:
-            raise
-        except Exception as error:
-            raise EnvironmentFault(f"{self.task.env_id}: {name}() raised {type(error).__name__}: {error}") from error
+            except Exception as error:  # noqa: BLE001 - becomes an EnvironmentFault below
+                raised = error
+        else:
+            limit = asyncio.timeout(self.step_s)
+            try:
+                async with limit:
+                    result, raised = await self._thread.call(work)
+            except TimeoutError as error:
+                self._dead = True
+                raise EnvironmentFault(
+                    f"{self.task.env_id}: {name}() did not return within {self.step_s:g} s; raise the limit "
+                    "(env_step_s) if it is slow rather than stuck"
+                ) from error
+            if raised is None:
+                return result
+        if isinstance(raised, AgentkitError):
+            raise raised
+        raise EnvironmentFault(f"{self.task.env_id}: {name}() raised {type(raised).__name__}: {raised}") from raised
 
     def _unpack(self, name: str, result: Any, num: int) -> tuple[Any, ...]:
         if not isinstance(result, tuple) or len(result) != num:
-            raise EnvironmentFault(
-                f"{self.task.env_id}: {name}() returned {type(result).__name__} where a tuple of {num} is due"
-            )
+            given = f"a tuple of {len(result)}" if isinstance(result, tuple) else type(result).__name__
+            raise EnvironmentFault(f"{self.task.env_id}: {name}() returned {given} where a tuple of {num} is due")
         return result
 
     def _check(self, observation: Any, info: Any) -> None:
@@ -161,3 +195,15 @@ class LiveWorld:
         if not isinstance(info, dict):
             raise EnvironmentFault(f"{self.task.env_id}: info is {type(info).__name__}, not a dict")
         self.info = info
+
+
+def _runs_inline(env_id: str) -> bool:
+    """Told by the class, because the constructor already has to run on the environment's own thread."""
+    module, _, env_id = env_id.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    spec = gymnasium.registry.get(env_id)
+    if spec is None:
+        return True  # `make_env` says what is wrong
+    creator = spec.entry_point if callable(spec.entry_point) else load_env_creator(str(spec.entry_point))
+    return bool(getattr(creator, "metadata", {}).get("inline", False))

@@ -42,6 +42,9 @@ def random_success(tasks: Iterable[Task], *, attempts: int = 16, seed: int = 0) 
         attempts: plays of each task, at least 1; the standard error of a mean over T tasks is at most
             0.5 / sqrt(T) from the tasks and 0.5 / sqrt(T * attempts) from chance.
         seed: seed of the random player; the same seed gives the same numbers.
+
+    Raises:
+        ConfigError: an environment does not name its admissible actions.
     """
     whole_number("attempts", attempts)
     shares = []
@@ -59,8 +62,10 @@ def _play_randomly(env: TextEnv, task: Task, attempt: int, rng: Random) -> bool:
     _, info = env.reset(seed=task.seed, options={"split": task.split, "attempt": attempt})
     over = False
     while not over:
-        actions = info["admissible_actions"]
+        actions = info.get("admissible_actions")
+        if not actions:
+            raise ConfigError(f"{task.env_id!r} names no admissible actions (info) for random play to draw from")
         turn = [actions[int(rng.random() * len(actions))] for _ in range(env.max_actions_per_turn)]
         _, _, terminated, truncated, info = env.step(f" {SEPARATOR} ".join(turn))
         over = terminated or truncated
-    return info["success"]
+    return bool(info.get("success", False))

@@ -4,24 +4,41 @@ if __name__ != "agentkit.memory":
     raise ImportError("import 'agentkit.memory', not 'memory'")
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentkit.memory.embedders import HashEmbedder as HashEmbedder
+    from agentkit.memory.embedders import MiniLMEmbedder as MiniLMEmbedder
+    from agentkit.memory.episodic import EpisodicMemory as EpisodicMemory
+    from agentkit.memory.journal import Memory as Memory
+    from agentkit.memory.log import EpisodeLog as EpisodeLog
+    from agentkit.memory.records import Episode as Episode
+    from agentkit.memory.records import Message as Message
+    from agentkit.memory.records import Part as Part
+    from agentkit.memory.records import Role as Role
+    from agentkit.memory.records import Turn as Turn
 
 _HOMES = {
-    "Episode": "records",
-    "Message": "records",
-    "Part": "records",
-    "Role": "records",
-    "Turn": "records",
-    "EpisodeLog": "log",
-    "EpisodicMemory": "episodic",
-    "Memory": "episodic",
-    "HashEmbedder": "embedders",
-    "MiniLMEmbedder": "embedders",
+    "Episode": "agentkit.memory.records",
+    "EpisodeLog": "agentkit.memory.log",
+    "EpisodicMemory": "agentkit.memory.episodic",
+    "HashEmbedder": "agentkit.memory.embedders",
+    "Memory": "agentkit.memory.journal",
+    "Message": "agentkit.memory.records",
+    "MiniLMEmbedder": "agentkit.memory.embedders",
+    "Part": "agentkit.memory.records",
+    "Role": "agentkit.memory.records",
+    "Turn": "agentkit.memory.records",
 }
+
 __all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'agentkit.memory' has no attribute {name!r}")
-    return getattr(import_module(f"agentkit.memory.{_HOMES[name]}"), name)
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

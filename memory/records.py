@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from enum import IntEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, field_serializer, model_validator
 
@@ -111,7 +111,7 @@ class Turn(Record):
     finish: Literal["stop", "length"] = "stop"
     """`length` if the response was cut at the token limit."""
     action: Text | None = None
-    """The parsed action given to the environment; None if the response had no well-formed answer."""
+    """The action given to the environment; None if the response had no well-formed answer."""
     reward: float = 0.0
     """Reward of the environment for this turn."""
     terminated: bool = False
@@ -119,7 +119,7 @@ class Turn(Record):
     truncated: bool = False
     """A limit ended the episode after this turn."""
     valid: bool = True
-    """The response was well-formed and the environment understood the action."""
+    """The response held an action and the environment understood it; True of a turn that was not acted on."""
     state_key: str = ""
     """Equal states hash equal; the state in which the policy was asked."""
     memory_ids: tuple[str, ...] = ()
@@ -182,11 +182,5 @@ class Episode(Record):
 
     def fingerprint(self) -> str:
         """Hash of everything but the timings: equal for the same episode played twice."""
-        bare = self.model_copy(
-            update={
-                "started_at": 0.0,
-                "seconds": 0.0,
-                "turns": tuple(t.model_copy(update={"policy_s": 0.0, "env_s": 0.0}) for t in self.turns),
-            }
-        )
-        return hashlib.blake2b(bare.model_dump_json().encode(), digest_size=16).hexdigest()
+        timings: Any = {"started_at": True, "seconds": True, "turns": {"__all__": {"policy_s", "env_s"}}}
+        return hashlib.blake2b(self.model_dump_json(exclude=timings).encode(), digest_size=16).hexdigest()

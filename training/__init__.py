@@ -2,3 +2,39 @@
 
 if __name__ != "agentkit.training":
     raise ImportError("import 'agentkit.training', not 'training'")
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentkit.training.config import ImitationConfig as ImitationConfig
+    from agentkit.training.config import TrainConfig as TrainConfig
+    from agentkit.training.credit import ActFocus as ActFocus
+    from agentkit.training.credit import Uniform as Uniform
+    from agentkit.training.replay import ReplayBuffer as ReplayBuffer
+    from agentkit.training.sft import SftConfig as SftConfig
+    from agentkit.training.sft import fine_tune as fine_tune
+    from agentkit.training.trainer import Trainer as Trainer
+
+_HOMES = {
+    "ActFocus": "agentkit.training.credit",
+    "ImitationConfig": "agentkit.training.config",
+    "ReplayBuffer": "agentkit.training.replay",
+    "SftConfig": "agentkit.training.sft",
+    "TrainConfig": "agentkit.training.config",
+    "Trainer": "agentkit.training.trainer",
+    "Uniform": "agentkit.training.credit",
+    "fine_tune": "agentkit.training.sft",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'agentkit.training' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -12,6 +12,8 @@ from agentkit.errors import ConfigError
 from agentkit.memory.records import Episode
 
 EPSILON = 1e-6
+ROUNDING = 1e-9
+"""Returns nearer to each other than this (relative to the greatest, if that exceeds 1) are equal."""
 
 
 def grpo_advantages(returns_G: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
@@ -25,11 +27,25 @@ def grpo_advantages(returns_G: Sequence[float] | NDArray[np.float64]) -> NDArray
     >>> grpo_advantages([1.0, 1.0]).tolist()
     [0.0, 0.0]
     """
+    centred = centred_returns(returns_G)
+    return centred / (centred.std() + EPSILON)
+
+
+def centred_returns(returns_G: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """R − mean within one group; [G]. Exactly zero throughout if the returns differ by rounding only.
+
+    Equal returns may differ in their last bits (a sum of rewards depends on its order, a mean on the number of
+    attempts), and such a group must not count as one that has something to teach.
+
+    >>> centred_returns([0.1 + 0.2, 0.3, 0.3]).tolist()
+    [0.0, 0.0, 0.0]
+    """
     returns = np.asarray(returns_G, dtype=np.float64)
     if returns.size == 0:
         raise ConfigError("an empty group has no advantages")
-    centred = returns - returns.mean()
-    return centred / (returns.std() + EPSILON)
+    if np.ptp(returns) <= ROUNDING * max(1.0, float(np.abs(returns).max())):
+        return np.zeros_like(returns)
+    return returns - returns.mean()
 
 
 def group_indices(episodes: Sequence[Episode]) -> list[list[int]]:

@@ -66,6 +66,22 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("[0-9]*") if (path / _MANIFEST).is_file())
 
 
+def discard_checkpoints(folder: Path, after: int) -> None:
+    """Delete the checkpoints of later iterations: those of a course that the run has left."""
+    for path in list_checkpoints(folder):
+        if int(path.name) > after:
+            shutil.rmtree(path)
+
+
+def weights_digest(model: Any) -> str:
+    """Hash of the model's parameters: equal for equal weights on any device."""
+    state = hashlib.sha256()
+    for name, value in sorted(model.named_parameters()):
+        state.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        state.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return state.hexdigest()
+
+
 def latest_checkpoint(folder: Path) -> Path:
     """The newest checkpoint; `CheckpointError` if there is none."""
     found = list_checkpoints(folder)
@@ -83,7 +99,7 @@ def load_checkpoint(path: Path, model: Any, optimizer: torch.optim.Optimizer) ->
     state = _verified(path)
     try:
         weights = load_file(path / _MODEL, device=str(model.device))
-        tensors = load_file(path / _OPTIMIZER, device=str(model.device))
+        tensors = load_file(path / _OPTIMIZER)  # the optimizer knows which of them belong beside its weights
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"checkpoint {str(path)!r} cannot be read: {error}; use an older one") from error
     own = dict(model.named_parameters())
@@ -106,8 +122,8 @@ def load_checkpoint(path: Path, model: Any, optimizer: torch.optim.Optimizer) ->
 def _verified(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((path / _MANIFEST).read_text())
-        for name, digest in manifest.items():
-            if _digest(path / name) != digest:
+        for name in (_MODEL, _OPTIMIZER, _STATE):
+            if _digest(path / name) != manifest.get(name):
                 raise CheckpointError(
                     f"checkpoint {str(path)!r} is damaged: {name} is not what was written; delete the folder "
                     "and resume from the one before it"

@@ -25,7 +25,7 @@ class ImitationConfig(Settings):
     capacity: int = Field(default=2048, ge=1)
     """Most episodes kept; the oldest leave first."""
     admit_above: float = Field(default=0.0, ge=0)
-    """An episode enters if its return exceeds its group's mean by more than this."""
+    """A successful episode enters if its return exceeds its group's mean by more than this."""
     max_staleness: int = Field(default=10, ge=1)
     """Most optimizer steps between the policy that acted and the one that learns; older episodes leave."""
     truncation: float = Field(default=2.0, gt=0)
@@ -86,5 +86,11 @@ class TrainConfig(Settings):
             raise ValueError(
                 f"task_pool = {self.task_pool} is smaller than tasks_per_iteration = "
                 f"{self.tasks_per_iteration}: an iteration would hold a task twice"
+            )
+        steps = self.minibatches * self.epochs
+        if self.imitation.weight > 0 and steps > self.imitation.max_staleness:
+            raise ValueError(
+                f"minibatches × epochs = {steps} optimizer steps an iteration exceed imitation.max_staleness = "
+                f"{self.imitation.max_staleness}: every episode would be too old before it could be replayed"
             )
         return self

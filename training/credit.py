@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,7 +15,7 @@ class Uniform(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: Literal["uniform"] = "uniform"
-    needs_energy: bool = Field(default=False, init=False, exclude=True)
+    needs_energy: ClassVar[bool] = False
 
     def weights(self, role_N: torch.Tensor, energy_N: torch.Tensor | None) -> torch.Tensor:
         """[N] ones."""

@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from agentkit.errors import ConfigError
+from agentkit.errors import ConfigError, PolicyFault
 from agentkit.training.rows import Row
 
 CHUNK_LOGITS = 1 << 24
 """Most logits held at once (64 MiB in float32)."""
+LARGE_LOGIT = 1000.0
+"""Far beyond any soft cap in use (Gemma 2: 30)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,10 @@ class TokenStats:
     """Entropy in nats of the distribution the token was drawn from."""
     energy_N: torch.Tensor
     """−logsumexp of the raw logits (ActFocus eq. 4): low where the model is confident."""
+
+    def of(self, places: torch.Tensor) -> TokenStats:
+        """Those of some of the tokens."""
+        return TokenStats(self.logp_N[places], self.entropy_N[places], self.energy_N[places])
 
 
 def sampled_tokens(rows: Sequence[Row]) -> int:
@@ -62,6 +68,7 @@ def forward(model: Any, rows: Sequence[Row], temperature: float = 1.0) -> TokenS
         rows: B rows; a first token cannot be a sampled one.
         temperature: The sampling temperature: log-probability and entropy are of logits / temperature.
     """
+    assert not any(row.sampled[0] for row in rows), "a first token cannot be sampled: nothing predicts it"
     ids_BL = torch.zeros(len(rows), max(len(row) for row in rows), dtype=torch.long)
     for number, row in enumerate(rows):
         ids_BL[number, : len(row)] = torch.from_numpy(row.ids)
@@ -110,12 +117,29 @@ def measure(model: Any, rows: Sequence[Row], max_tokens: int, temperature: float
 
 @torch.no_grad()
 def check_head(model: Any) -> None:
-    """Raise `ConfigError` if the model does more after its last layer than its output layer (soft caps, scales)."""
+    """Check that the model's logits are those of its output layer.
+
+    Raises:
+        ConfigError: The model does more after its output layer (soft caps, scales).
+        PolicyFault: Its logits are not finite: the weights are broken.
+    """
     ids = torch.tensor([[0, 1, 2]], device=model.device)
+    head = model.get_output_embeddings()
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    ours = model.get_output_embeddings()(hidden).float()
-    theirs = model(input_ids=ids, use_cache=False).logits.float()
-    if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2):
+    # The small logits of a fresh network hardly feel a soft cap, so both sides are compared at large ones.
+    gain = LARGE_LOGIT / head(hidden).abs().max().clamp(min=1e-6)
+    ours = head(hidden * gain).float()
+    handle = head.register_forward_pre_hook(lambda _, args: (args[0] * gain,))
+    try:
+        theirs = model(input_ids=ids, use_cache=False).logits.float()
+    finally:
+        handle.remove()
+    if not theirs.isfinite().all():
+        raise PolicyFault(
+            f"the logits of {type(model).__name__} are not finite, so its weights are broken; load them from an "
+            "older checkpoint"
+        )
+    if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-3 * LARGE_LOGIT):
         raise ConfigError(
             f"{type(model).__name__} changes its logits after the output layer (soft cap or scale); "
             "the chunked loss would train another distribution, so it cannot be used"

@@ -27,8 +27,8 @@ def policy_loss(
     """−Σ w·min(ρÂ, clip(ρ, 1−ε_l, 1+ε_h)Â) (Schulman et al. 2017, eq. 7; ActFocus eq. 6 before its 1/Σw).
 
     >>> one = torch.ones(1)
-    >>> policy_loss(torch.log(one * 2), torch.zeros(1), one, one, 0.2, 0.28).item()
-    -1.28...
+    >>> round(policy_loss(torch.log(one * 2), torch.zeros(1), one, one, 0.2, 0.28).item(), 4)
+    -1.28
     """
     ratio_N = _ratio(logp_N, old_logp_N)
     clipped_N = ratio_N.clamp(1 - clip_low, 1 + clip_high)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from sqlalchemy import Column, Float, Integer, MetaData, String, Table, create_engine, delete, select, update
+from sqlalchemy import Column, Float, Integer, MetaData, String, Table, create_engine, delete, func, select, update
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from agentkit.errors import RecordError
@@ -62,8 +63,9 @@ class ReplayBuffer:
         self.path = Path(path)
         self.log = log
         self.config = config
-        self._engine = create_engine(f"sqlite:///{self.path}")
+        self._engine = create_engine(URL.create("sqlite", database=str(self.path)))
         self._entries: OrderedDict[int, Entry] = OrderedDict()
+        self._next = 1
         self._rows: dict[str, list[Row]] = {}
         try:
             _META.create_all(self._engine)
@@ -93,9 +95,8 @@ class ReplayBuffer:
             for episode, advantage in zip(episodes, advantages, strict=True)
             if episode.success and advantage > self.config.admit_above
         ]
-        number = next(reversed(self._entries), -1) + 1
         fresh = [
-            Entry(number + place, episode.id, float(advantage), episode.policy_version)
+            Entry(self._next + place, episode.id, float(advantage), episode.policy_version)
             for place, (episode, advantage) in enumerate(admitted)
         ]
         kept = [
@@ -125,6 +126,7 @@ class ReplayBuffer:
                     connection.execute(update(_ENTRIES).where(_ENTRIES.c.number.in_(left)).values(left_at=iteration))
         except SQLAlchemyError as error:
             raise self._fault(error) from error
+        self._next += len(fresh)
         self._keep(kept)
         return len(fresh)
 
@@ -167,6 +169,8 @@ class ReplayBuffer:
         query = select(_ENTRIES).where(_ENTRIES.c.left_at.is_(None)).order_by(_ENTRIES.c.number)
         with self._engine.connect() as connection:
             rows = connection.execute(query).all()
+            # Entries that have left keep their numbers: the buffer of their time can still be restored.
+            self._next = 1 + (connection.execute(select(func.max(_ENTRIES.c.number))).scalar() or 0)
             self._keep([Entry(row.number, row.episode_id, row.advantage, row.policy_version) for row in rows])
 
     def _keep(self, entries: Sequence[Entry]) -> None:

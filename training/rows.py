@@ -50,8 +50,8 @@ class JoinCounts:
 
 
 def recorded_tokens(turn: Turn) -> Tokens | None:
-    """The tokens as the engine recorded them; None for engines that record none."""
-    if not turn.response_ids:
+    """The tokens as the engine recorded them; None for engines that record none, or no prompt to predict from."""
+    if not turn.response_ids or not turn.prompt_ids:
         return None
     return turn.prompt_ids, turn.response_ids, turn.response_roles, turn.logprobs
 

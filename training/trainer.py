@@ -7,6 +7,8 @@ The policy that acts is the network that learns, so stored log-probabilities are
 from __future__ import annotations
 
 import copy
+import functools
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,11 +27,18 @@ from agentkit.policies.policy import Sampling
 from agentkit.rollout import collect
 from agentkit.seeding import derive_seed
 from agentkit.task import Task, make_tasks
-from agentkit.training.advantage import group_indices, grpo_advantages, shaped_return
+from agentkit.training.advantage import centred_returns, group_indices, grpo_advantages, shaped_return
 from agentkit.training.bottleneck import GroupEnergy, bottleneck, group_energy
-from agentkit.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from agentkit.training.checkpoint import (
+    discard_checkpoints,
+    latest_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+    weights_digest,
+)
 from agentkit.training.config import TrainConfig
-from agentkit.training.forward import check_head, forward, measure, micro_batches
+from agentkit.training.forward import TokenStats, check_head, forward, measure, micro_batches
 from agentkit.training.losses import (
     clipped_fraction,
     effective_sample_size,
@@ -108,7 +117,9 @@ class Trainer:
         check_head(policy.model)
         self.reference = None
         if config.credit.needs_energy or config.kl_coef > 0 or config.bottleneck_every > 0:
-            self.reference = reference if reference is not None else copy.deepcopy(policy.model)
+            # A reference that is the learning model itself would freeze it.
+            own = reference is None or reference is policy.model
+            self.reference = copy.deepcopy(policy.model) if own else reference
             self.reference.requires_grad_(False).eval()
         self.log = EpisodeLog.open(self.folder / "episodes.sqlite")
         self.replay: ReplayBuffer | None = None
@@ -120,13 +131,25 @@ class Trainer:
         self.rng = np.random.default_rng(derive_seed(seed, "trainer"))
         self.iteration = 0
         self._groups: list[GroupEnergy] = []
+        self._restored = False
 
     def train(
         self,
         on_iteration: Callable[[int, Mapping[str, float | None]], None] | None = None,
         on_episode: Callable[[Episode], None] | None = None,
     ) -> None:
-        """Iterate from where the run stands to the end, saving checkpoints and metrics on the way."""
+        """Iterate from where the run stands to the end, saving checkpoints and metrics on the way.
+
+        Raises:
+            CheckpointError: The folder holds a run that has come further, and `restore` was not called.
+        """
+        later = [path for path in list_checkpoints(self.folder / "checkpoints") if int(path.name) > self.iteration]
+        if later and not self._restored:
+            raise CheckpointError(
+                f"{str(self.folder)!r} holds a run that has come to iteration {int(later[-1].name)}; "
+                "call restore() to go on with it, or give another folder"
+            )
+        discard_checkpoints(self.folder / "checkpoints", after=self.iteration)
         metrics = Metrics(self.folder, after=self.iteration)
         try:
             if self.iteration == 0:
@@ -167,22 +190,31 @@ class Trainer:
             raise PolicyFault(f"all {len(episodes)} attempts failed, e.g.: {episodes[0].error}")
         advantage, gain = self._advantages(played)
         rows, joins = build_rows(played)
-        self._diagnose(played, rows)
+        self._check(rows, len(episodes))
+        reference = self._diagnose(played, rows)
         # A group without variance has no gradient: its rows are not computed at all.
-        learn = [row for row in rows if advantage[row.episode] != 0]
+        teaches = [bool(advantage[row.episode] != 0) for row in rows]
+        learn = list(itertools.compress(rows, teaches))
         values = self._summary(episodes, played, gain) | {
             "rows/learned": len(learn),
             "rows/joined": joins.joined,
             "rows/forked": joins.forked,
         }
         if learn:
-            stream = self._stream(learn, [float(advantage[row.episode]) for row in learn])
+            if reference is not None:
+                counts = [int(row.sampled.sum()) for row in rows]
+                reference = reference.of(torch.from_numpy(np.repeat(teaches, counts)))
+            elif config.credit.needs_energy or config.kl_coef > 0:
+                reference = self._measure_reference(learn)
+            stream = self._stream(learn, [float(advantage[row.episode]) for row in learn], reference)
             steps: list[dict[str, float]] = []
             for _ in range(config.epochs):
                 order = self.rng.permutation(len(learn))
                 for chosen in np.array_split(order, min(config.minibatches, len(learn))):
                     steps.append(self._step(stream, sorted(chosen.tolist())))
-            values |= {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}
+            for name in steps[0]:
+                total = sum(step[name] for step in steps)
+                values[name] = total if name.startswith("tokens/") else total / len(steps)
         if self.replay is not None:
             # After the step: what is replayed is past experience, never the batch at hand a second time.
             values["imitation/admitted"] = self.replay.update(
@@ -264,7 +296,9 @@ class Trainer:
             factor *= cosine_ramp(self.iteration, settings.ramp_iterations)
         assert self.replay is not None
         rows = [(row, entry.advantage) for entry in entries for row in self.replay.rows(entry)]
-        stream = self._stream([row for row, _ in rows], [advantage for _, advantage in rows])
+        replayed = [row for row, _ in rows]
+        reference = self._measure_reference(replayed) if self.config.credit.needs_energy else None
+        stream = self._stream(replayed, [advantage for _, advantage in rows], reference)
         total_weight, num_tokens = stream.weight_N.sum().clamp(min=1e-8), len(stream.role_N)
         loss_sum, importance = 0.0, torch.zeros(num_tokens)
         for indices in micro_batches(stream.rows, self.config.micro_batch_tokens):
@@ -296,17 +330,28 @@ class Trainer:
         advantage, gain = np.zeros(len(episodes)), np.zeros(len(episodes))
         for indices in group_indices(episodes):
             advantage[indices] = grpo_advantages(returns[indices])
-            gain[indices] = returns[indices] - returns[indices].mean()
+            gain[indices] = centred_returns(returns[indices])
         return advantage, gain.tolist()
 
-    def _stream(self, rows: Sequence[Row], advantages: Sequence[float]) -> Tokens:
-        """Flatten rows into tokens with their advantage and credit."""
+    def _check(self, rows: Sequence[Row], num_attempts: int) -> None:
+        if not rows:
+            raise PolicyFault(
+                f"none of the {num_attempts} attempts asked the policy; the graph's nodes must call attempt.ask"
+            )
+        if not all(np.isfinite(row.logprobs).all() for row in rows):
+            raise PolicyFault(
+                f"log-probabilities of iteration {self.iteration} are not finite, so the weights are broken; resume "
+                "from the last checkpoint with a lower learning_rate"
+            )
+
+    def _measure_reference(self, rows: Sequence[Row]) -> TokenStats:
+        return measure(self.reference, rows, self.config.micro_batch_tokens, self.sampling.temperature)
+
+    def _stream(self, rows: Sequence[Row], advantages: Sequence[float], reference: TokenStats | None) -> Tokens:
+        """Flatten rows into tokens with their advantage and credit; `reference` is of the same tokens."""
         counts = [int(row.sampled.sum()) for row in rows]
         role_N = torch.from_numpy(np.concatenate([row.roles[row.sampled] for row in rows]))
-        energy_N = reference_logp_N = None
-        if self.config.credit.needs_energy or self.config.kl_coef > 0:
-            stats = measure(self.reference, rows, self.config.micro_batch_tokens, self.sampling.temperature)
-            energy_N, reference_logp_N = stats.energy_N, stats.logp_N
+        energy_N, reference_logp_N = (reference.energy_N, reference.logp_N) if reference else (None, None)
         return Tokens(
             rows=rows,
             starts=np.concatenate([[0], np.cumsum(counts)]),
@@ -317,13 +362,17 @@ class Trainer:
             reference_logp_N=reference_logp_N,
         )
 
-    def _diagnose(self, episodes: Sequence[Episode], rows: Sequence[Row]) -> None:
-        """In the iterations before a bottleneck report, keep what each group says about it."""
+    def _diagnose(self, episodes: Sequence[Episode], rows: Sequence[Row]) -> TokenStats | None:
+        """In the iterations before a bottleneck report, keep what each group says about it.
+
+        Returns what the reference says of all tokens, so that it is not asked twice; None in other iterations.
+        """
         every = self.config.bottleneck_every
         due = every and self.iteration % every in {0, *range(max(1, every - 4), every)}
-        if not due or not rows:
-            return
-        energy_N = measure(self.reference, rows, self.config.micro_batch_tokens).energy_N.numpy()
+        if not due:
+            return None
+        stats = self._measure_reference(rows)
+        energy_N = stats.energy_N.numpy()
         ends = np.cumsum([int(row.sampled.sum()) for row in rows])
         roles: dict[int, list[np.ndarray]] = {}
         energies: dict[int, list[np.ndarray]] = {}
@@ -341,6 +390,7 @@ class Trainer:
                         [np.concatenate(energies[index]) for index in known],
                     )
                 )
+        return stats
 
     def _next_tasks(self) -> list[Task]:
         """The iteration's tasks: the next ones of the pool, in order; the cursor is the iteration."""
@@ -371,6 +421,7 @@ class Trainer:
         state = {
             "seed": self.seed,
             "policy_version": self.policy.version,
+            "reference": self._reference_digest,
             "rng": self.rng.bit_generator.state,
             "torch_rng": torch.get_rng_state().tolist(),
             "groups": [[g.return_variance, g.energy_all, g.energy_thought, g.energy_action] for g in self._groups],
@@ -388,11 +439,20 @@ class Trainer:
         """Continue from a checkpoint, by default the newest of the run folder.
 
         The reference stays as it was given: a resumed run must be built with the same initial policy.
+
+        Raises:
+            CheckpointError: The checkpoint cannot be read, or is of another model, reference or seed.
         """
         path = checkpoint or latest_checkpoint(self.folder / "checkpoints")
         state = load_checkpoint(path, self.policy.model, self.optimizer)
         if state["seed"] != self.seed:
             raise CheckpointError(f"checkpoint {str(path)!r} is of seed {state['seed']}, this run of {self.seed}")
+        if state["reference"] != self._reference_digest:
+            raise CheckpointError(
+                f"checkpoint {str(path)!r} was trained beside another reference; build the policy from the weights "
+                "the run began with, or give the same `reference`"
+            )
+        self._restored = True
         self.iteration = state["iteration"]
         self.policy.version = state["policy_version"]
         self.rng.bit_generator.state = state["rng"]
@@ -400,6 +460,10 @@ class Trainer:
         self._groups = [GroupEnergy(*values) for values in state["groups"]]
         if self.replay is not None:
             self.replay.restore(self.iteration)
+
+    @functools.cached_property
+    def _reference_digest(self) -> str | None:
+        return None if self.reference is None else weights_digest(self.reference)
 
     def close(self) -> None:
         """Close the log and the replay buffer."""

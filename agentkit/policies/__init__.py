@@ -1,25 +1,43 @@
 """Policies: the engines that act, and the test doubles."""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentkit.policies.chat import ChatPolicy as ChatPolicy
+    from agentkit.policies.doubles import ExpertPolicy as ExpertPolicy
+    from agentkit.policies.doubles import RandomPolicy as RandomPolicy
+    from agentkit.policies.doubles import ScriptedPolicy as ScriptedPolicy
+    from agentkit.policies.doubles import as_response as as_response
+    from agentkit.policies.local import LocalPolicy as LocalPolicy
+    from agentkit.policies.policy import Completion as Completion
+    from agentkit.policies.policy import Policy as Policy
+    from agentkit.policies.policy import Request as Request
+    from agentkit.policies.policy import Sampling as Sampling
+    from agentkit.policies.policy import World as World
 
 _HOMES = {
-    "Completion": "policy",
-    "Policy": "policy",
-    "Request": "policy",
-    "Sampling": "policy",
-    "World": "policy",
-    "ChatPolicy": "chat",
-    "LocalPolicy": "local",
-    "ExpertPolicy": "doubles",
-    "RandomPolicy": "doubles",
-    "ScriptedPolicy": "doubles",
-    "as_response": "doubles",
+    "ChatPolicy": "agentkit.policies.chat",
+    "Completion": "agentkit.policies.policy",
+    "ExpertPolicy": "agentkit.policies.doubles",
+    "LocalPolicy": "agentkit.policies.local",
+    "Policy": "agentkit.policies.policy",
+    "RandomPolicy": "agentkit.policies.doubles",
+    "Request": "agentkit.policies.policy",
+    "Sampling": "agentkit.policies.policy",
+    "ScriptedPolicy": "agentkit.policies.doubles",
+    "World": "agentkit.policies.policy",
+    "as_response": "agentkit.policies.doubles",
 }
+
 __all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'agentkit.policies' has no attribute {name!r}")
-    return getattr(import_module(f"agentkit.policies.{_HOMES[name]}"), name)
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from typing import Any
 
 from agentkit.errors import PolicyFault
@@ -30,36 +32,53 @@ class ChatPolicy:
         timeout_s: float = 60.0,
         max_retries: int = 2,
     ) -> None:
-        import os
-
-        from openai import AsyncOpenAI
-
+        base_url = base_url or os.environ.get("OPENAI_BASE_URL")
         if base_url and not api_key and not os.environ.get("OPENAI_API_KEY"):
             api_key = "none-needed"
         if not base_url and not api_key and not os.environ.get("OPENAI_API_KEY"):
             raise PolicyFault("no API key: set OPENAI_API_KEY, or give base_url= for a server that needs none")
         self.name = model
-        self._client = AsyncOpenAI(base_url=base_url, api_key=api_key, timeout=timeout_s, max_retries=max_retries)
+        self._options: dict[str, Any] = {
+            "base_url": base_url,
+            "api_key": api_key,
+            "timeout": timeout_s,
+            "max_retries": max_retries,
+        }
+        self._connected: tuple[asyncio.AbstractEventLoop, Any] | None = None
+
+    def _client(self) -> Any:
+        """The client of the running event loop: connections cannot move to another, and each `collect` has its own."""
+        from openai import AsyncOpenAI
+
+        loop = asyncio.get_running_loop()
+        if self._connected is None or self._connected[0] is not loop:
+            self._connected = loop, AsyncOpenAI(**self._options)
+        return self._connected[1]
 
     async def complete(self, request: Request) -> Completion:
         """Ask the endpoint. Raises `PolicyFault` naming the address and the model."""
         from openai import OpenAIError
 
+        client = self._client()
         messages: Any = [{"role": m.speaker, "content": m.text} for m in request.messages]
         try:
-            reply = await self._client.chat.completions.create(
+            reply = await client.chat.completions.create(
                 model=self.name,
                 messages=messages,
                 temperature=request.sampling.temperature,
                 max_tokens=request.sampling.max_new_tokens,
                 seed=request.seed % (1 << 31),
             )
-        except OpenAIError as error:
+        except (OpenAIError, ValueError) as error:
             raise PolicyFault(
-                f"{self.name!r} at {self._client.base_url} gave no answer: {error}. Check that the server "
+                f"{self.name!r} at {client.base_url} gave no answer: {error}. Check that the server "
                 "runs, that it serves this model, and the key"
             ) from error
-        if not reply.choices:
-            raise PolicyFault(f"{self.name!r} at {self._client.base_url} answered without a choice")
-        choice = reply.choices[0]
+        choices = getattr(reply, "choices", None)
+        if not choices or choices[0].message is None:
+            raise PolicyFault(
+                f"{self.name!r} at {client.base_url} answered without a choice; check that the address is that of "
+                "an OpenAI-compatible API (it mostly ends in /v1)"
+            )
+        choice = choices[0]
         return Completion(choice.message.content or "", finish="length" if choice.finish_reason == "length" else "stop")

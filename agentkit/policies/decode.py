@@ -6,6 +6,7 @@ row samples does not depend on its neighbours. Rows that have ended leave the ba
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,6 +59,9 @@ def decode(
         samplings: B temperatures and token limits.
         seeds: B seeds.
         end_ids: Ids that end a response.
+
+    Raises:
+        FloatingPointError: The model's logits are not finite.
     """
     from transformers import DynamicCache
 
@@ -96,6 +100,8 @@ def decode(
                 continue
             result.ids.append(token)
             result.logprobs.append(logp)
+            if not math.isfinite(logp):
+                raise FloatingPointError("its logits are not finite; go back to weights from before they diverged")
             result.ended = token in end_ids
             going[row] = not result.ended and len(result.ids) < limit[active[row]]
         if not going.any():

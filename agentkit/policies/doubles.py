@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from agentkit.errors import PolicyFault
-from agentkit.policies.policy import Completion, Request
+from agentkit.errors import ConfigError, PolicyFault
+from agentkit.policies.policy import Completion, Request, World
 
 
 def as_response(action: str, thought: str = "") -> str:
@@ -47,11 +47,13 @@ class RandomPolicy:
     name: str = "random"
     version: int = 0
 
+    def __post_init__(self) -> None:
+        if self.actions_per_turn < 1:
+            raise ConfigError(f"actions_per_turn must be at least 1, got {self.actions_per_turn}")
+
     async def complete(self, request: Request) -> Completion:
         """`actions_per_turn` actions drawn independently, joined by `||`."""
-        choices = list(request.world.admissible_actions)
-        if not choices:
-            raise PolicyFault("a random policy needs info['admissible_actions'], and it is empty")
+        choices = _choices(request.world)
         rng = np.random.default_rng(request.seed)
         picks = rng.integers(len(choices), size=self.actions_per_turn)
         return Completion(as_response(" || ".join(choices[pick] for pick in picks)))
@@ -68,13 +70,24 @@ class ExpertPolicy:
     name: str = "expert"
     version: int = 0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.noise <= 1:
+            raise ConfigError(f"noise is a probability in [0, 1], got {self.noise}")
+
     async def complete(self, request: Request) -> Completion:
         """The expert's (or the random) action as a well-formed response."""
         rng = np.random.default_rng(request.seed)
         if rng.random() < self.noise:
-            choices = list(request.world.admissible_actions)
+            choices = _choices(request.world)
             action = choices[int(rng.integers(len(choices)))]
         else:
             action = await request.world.expert_action()
         thought = self.think(request.messages[-1].text) if self.think else ""
         return Completion(as_response(action, thought))
+
+
+def _choices(world: World) -> list[str]:
+    choices = list(world.admissible_actions)
+    if not choices:
+        raise PolicyFault("random play needs info['admissible_actions'], and it is empty")
+    return choices

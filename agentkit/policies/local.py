@@ -21,7 +21,13 @@ from agentkit.policies.policy import Completion, Request
 from agentkit.policies.rendering import Renderer
 
 QUIET_ROUNDS = 64
-"""Turns of the event loop without a new request after which a batch counts as complete."""
+"""Rounds of the event loop without a new request after which a batch counts as complete.
+
+LangGraph takes about 8 rounds from node to node: from an answer, our agent asks again after 16 (decide, act, decide),
+a worker that goes on to its next attempt after 26. So requests that belong together come at most 10 rounds apart, and
+64 leave room for graphs in which one branch has six nodes more than another. They cost 0.2 ms a batch. Too few would
+only make batches smaller: rounds are counted, not timed, so the same run has the same batches.
+"""
 
 
 @dataclass(slots=True)
@@ -55,7 +61,8 @@ class LocalPolicy:
         self.renderer = Renderer(tokenizer)
         configured = model.generation_config.eos_token_id
         ends = configured if isinstance(configured, list) else [configured]
-        self.end_ids = frozenset(i for i in [*ends, tokenizer.eos_token_id] if i is not None)
+        ends = [*ends, tokenizer.eos_token_id, self.renderer.end_id]
+        self.end_ids = frozenset(i for i in ends if i is not None)
         self._waiting: deque[_Waiting] = deque()
         self._server: asyncio.Task[None] | None = None
 
@@ -68,7 +75,7 @@ class LocalPolicy:
         Args:
             folder: Holds `config.json`, `*.safetensors` and the tokenizer's files.
             device: Default: `cuda` if there is one, else `cpu`.
-            dtype: Default: float32 on a CPU (bfloat16 is slower there), bfloat16 on a GPU.
+            dtype: Default: float32 on a CPU (bfloat16 is slower there), what the files hold on a GPU.
             kwargs: Passed to `LocalPolicy`.
 
         Raises:
@@ -78,7 +85,7 @@ class LocalPolicy:
 
         folder = Path(folder)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
+        precision = dtype or (torch.float32 if device == "cpu" else "auto")
         if not (folder / "config.json").is_file():
             raise PolicyFault(f"no model in {str(folder)!r}: it has no config.json; give a transformers folder")
         if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
@@ -89,7 +96,7 @@ class LocalPolicy:
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             model: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, local_files_only=True, use_safetensors=True
+                folder, dtype=precision, local_files_only=True, use_safetensors=True
             )
         except Exception as error:
             raise PolicyFault(f"cannot load a model from {str(folder)!r}: {error}") from error
@@ -103,7 +110,7 @@ class LocalPolicy:
     async def complete(self, request: Request) -> Completion:
         """Sample an answer, together with the other requests that wait at the time."""
         prompt_ids, prompt_roles = self.renderer.render(request.messages)
-        window = getattr(self.model.config, "max_position_embeddings", None)
+        window = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         needed = len(prompt_ids) + request.sampling.max_new_tokens
         if window is not None and needed > window:
             raise PolicyFault(
@@ -135,7 +142,7 @@ class LocalPolicy:
                 quiet = quiet + 1 if len(self._waiting) == arrived else 0
                 arrived = len(self._waiting)
             batch = [self._waiting.popleft() for _ in range(min(self.max_batch, len(self._waiting)))]
-            batch = [waiting for waiting in batch if not waiting.answer.cancelled()]
+            batch = [waiting for waiting in batch if not waiting.answer.done()]
             if batch:
                 self._answer(batch)
 
@@ -158,10 +165,10 @@ class LocalPolicy:
             waiting.answer.set_result(result)
 
     def encode_response(self, text: str) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
-        """(ids, offsets) of a response that was written rather than sampled, ended by the end of sequence."""
+        """(ids, offsets) of a response that was written rather than sampled, ended by the end of the turn."""
         ids = list(self.renderer.encode(text))
-        if self.tokenizer.eos_token_id is not None:
-            ids.append(self.tokenizer.eos_token_id)
+        if self.renderer.end_id is not None:
+            ids.append(self.renderer.end_id)
         return tuple(ids), self.decode_text(ids)[1]
 
     def decode_text(self, ids: Sequence[int]) -> tuple[str, tuple[tuple[int, int], ...]]:
@@ -173,6 +180,7 @@ class LocalPolicy:
 
         stream = DecodeStream(skip_special_tokens=False)
         backend = self.tokenizer.backend_tokenizer
+        whole = backend.decode([token for token in ids if token not in self.end_ids], skip_special_tokens=False)
         text, open_tokens = "", 0
         offsets: list[tuple[int, int]] = []
 
@@ -183,8 +191,8 @@ class LocalPolicy:
 
         for token in ids:
             if token in self.end_ids:
-                if open_tokens:
-                    close("\ufffd")
+                if open_tokens:  # characters that were begun and never completed
+                    close(whole[len(text) :])
                 offsets.append((len(text), len(text)))
                 continue
             open_tokens += 1
@@ -192,5 +200,5 @@ class LocalPolicy:
             if piece is not None:
                 close(piece)
         if open_tokens:
-            close("\ufffd")
+            close(whole[len(text) :])
         return text, tuple(offsets)

@@ -7,6 +7,7 @@ their own. The cuts lie at the template's special tokens, where tokenisers cut a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,7 +29,7 @@ class Literals:
     """In front of a first user message when there is no system message."""
     user_to_assistant: str
     assistant_to_user: str
-    """Begins with the end-of-turn token where the template has one."""
+    """Begins with the end-of-turn token where the template has one (white space may precede it)."""
 
 
 PLAIN = Literals(
@@ -73,7 +74,24 @@ def read_literals(tokenizer: Any) -> Literals:
             before_system, system_to_user = before_user, "\n\n"
         else:
             raise
+    # Templates of reasoning models open the thought themselves; here the tag is sampled, as the format rule asks.
+    user_to_assistant = re.sub(r"<think>\s*\Z", "", user_to_assistant)
     return Literals(before_system, system_to_user, before_user, user_to_assistant, assistant_to_user)
+
+
+def _end_of_turn(tokenizer: Any, gap: str) -> tuple[int | None, str]:
+    """(id of the token that ends an assistant's turn, what of `gap` comes after it).
+
+    Not always the tokenizer's end of sequence: Gemma ends turns with `<end_of_turn>`, Phi-3 with `<|end|>`. A
+    template without such a token leaves the end of sequence, and the whole of `gap` after it.
+    """
+    for token in tokenizer.encode(gap, add_special_tokens=False):
+        if token in tokenizer.added_tokens_decoder:
+            before, _, after = gap.partition(tokenizer.added_tokens_decoder[token].content)
+            if not before.strip():
+                return token, after
+            break
+    return tokenizer.eos_token_id, gap
 
 
 class Renderer:
@@ -81,13 +99,16 @@ class Renderer:
 
     def __init__(self, tokenizer: Any) -> None:
         self.literals = read_literals(tokenizer)
-        self.eos_id: int | None = tokenizer.eos_token_id
-        self._eos_text: str = tokenizer.eos_token or ""
+        self.end_id: int | None
+        self.end_id, self._after_end = _end_of_turn(tokenizer, self.literals.assistant_to_user)
 
-        def encode(text: str) -> tuple[int, ...]:
-            return tuple(tokenizer.encode(text, add_special_tokens=False)) if text else ()
+        def encode(text: str, literal: bool = True) -> tuple[int, ...]:
+            if not text:
+                return ()
+            return tuple(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=not literal))
 
-        self.encode: Callable[[str], tuple[int, ...]] = lru_cache(maxsize=65_536)(encode)
+        self.encode: Callable[..., tuple[int, ...]] = lru_cache(maxsize=65_536)(encode)
+        """Ids of a text; unless `literal`, what spells a special token in it is ordinary text."""
 
     def render(self, messages: Sequence[Message]) -> tuple[tuple[int, ...], tuple[Role, ...]]:
         """([P] ids, [P] roles) of the prompt that asks for the next assistant message.
@@ -97,8 +118,8 @@ class Renderer:
         ids: list[int] = []
         roles: list[Role] = []
 
-        def put(text: str, role: Role) -> None:
-            piece = self.encode(text)
+        def put(text: str, role: Role, literal: bool = True) -> None:
+            piece = self.encode(text, literal)
             ids.extend(piece)
             roles.extend((role,) * len(piece))
 
@@ -110,7 +131,8 @@ class Renderer:
                 roles.extend(message.roles or (Role.OTHER,) * len(message.ids))
             else:
                 for part in message.parts:
-                    put(part.text, part.role)
+                    # A page or a memory that spells the end of a turn must not end it.
+                    put(part.text, part.role, message.speaker == "assistant")
             before = message
         if before is None or before.speaker != "user":
             raise PolicyFault("a prompt must end with a user message")
@@ -131,7 +153,9 @@ class Renderer:
             case ("assistant", "user"):
                 assert before is not None
                 text = literals.assistant_to_user
-                ended = before.ids is not None and before.ids[-1:] == (self.eos_id,)
-                return text.removeprefix(self._eos_text) if ended else text
+                ended = before.ids is not None and before.ids[-1:] == (self.end_id,)
+                return self._after_end if ended else text
             case (first, second):
-                raise PolicyFault(f"a {second} message cannot follow {first or 'nothing'}")
+                raise PolicyFault(
+                    f"a message of the {second} cannot {f'follow one of the {first}' if first else 'come first'}"
+                )

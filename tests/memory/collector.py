@@ -13,7 +13,7 @@ from agentkit.memory.log import EpisodeLog
 
 def main() -> None:
     sys.path.insert(0, str(Path(__file__).parent))
-    from factory import make_episode
+    from factory import make_episode  # type: ignore[import-not-found]  # run as a script, beside factory.py
 
     for line in sys.stdin:
         child = os.fork()

@@ -1,0 +1,158 @@
+"""From names on the command line to the parts they stand for, each checked before anything is done."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agentkit.cli.show import show_warning
+from agentkit.errors import AgentkitError, ConfigError, EnvironmentFault, PolicyFault, RecordError, unknown_name
+
+if TYPE_CHECKING:
+    from agentkit.memory.embedders import Embedder
+    from agentkit.memory.episodic import EpisodicMemory
+    from agentkit.memory.log import EpisodeLog
+    from agentkit.policies.local import LocalPolicy
+    from agentkit.policies.policy import Policy
+
+POLICIES = ("random", "expert", "chat")
+"""Policies with a name; anything else is a model folder."""
+EMBEDDERS = ("minilm", "hash")
+
+
+def check_env(env_id: str, params: dict[str, Any]) -> int:
+    """Make the environment once, so that a wrong name or argument is told before anything is played.
+
+    Returns the number of actions that one turn may hold: random play fills it.
+
+    Raises:
+        UnknownNameError, ConfigError, EnvironmentFault: It cannot be made.
+    """
+    from agentkit.envs import make_env
+
+    if ":" in env_id and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # `module:id` finds modules in the working directory, as `python -m` does
+    try:
+        env = make_env(env_id, **params)
+        env.close()
+    except AgentkitError:
+        raise
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{env_id!r}: cannot import {error.name!r}; install it, or run where it is or put its folder on PYTHONPATH"
+        ) from error
+    except Exception as error:
+        raise EnvironmentFault(f"{env_id!r} cannot be made: {type(error).__name__}: {error}") from error
+    return env.max_actions_per_turn
+
+
+def open_policy(
+    name: str,
+    actions_per_turn: int,
+    *,
+    model: str | None = None,
+    base_url: str | None = None,
+    noise: float | None = None,
+) -> Policy:
+    """The policy of that name, or of the model folder at that path.
+
+    Args:
+        name: One of `POLICIES`, or a folder.
+        actions_per_turn: What random play does in a turn; the environment's most, as in the random baseline.
+        model, base_url: Of a chat endpoint.
+        noise: Of the expert.
+
+    Raises:
+        UnknownNameError: There is no such policy.
+        ConfigError: An option that this policy does not have, or one that it lacks.
+        PolicyFault: The folder cannot be loaded.
+    """
+    if name != "chat" and (model or base_url):
+        raise ConfigError(f"--model and --base-url are for --policy chat, not {name!r}")
+    if name != "expert" and noise is not None:
+        raise ConfigError(f"--noise is for --policy expert, not {name!r}")
+    if name == "random":
+        from agentkit.policies.doubles import RandomPolicy
+
+        return RandomPolicy(actions_per_turn)
+    if name == "expert":
+        from agentkit.policies.doubles import ExpertPolicy
+
+        return ExpertPolicy(noise=noise or 0.0)
+    if name == "chat":
+        if not model:
+            raise ConfigError("--policy chat needs --model NAME: the endpoint's name of the model")
+        from agentkit.policies.chat import ChatPolicy
+
+        return ChatPolicy(model, base_url=base_url)
+    if not Path(name).is_dir():
+        if "/" in name:
+            raise PolicyFault(f"no model folder {name!r}; check the path, or choose of {', '.join(POLICIES)}")
+        raise unknown_name("policy or model folder", name, POLICIES)
+    return load_folder(Path(name))
+
+
+def load_folder(folder: Path) -> LocalPolicy:
+    """The model in a folder, without the bars that transformers draws between ours; `PolicyFault` if it has none."""
+    from transformers.utils import logging
+
+    from agentkit.policies.local import LocalPolicy
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    return LocalPolicy.load(folder)
+
+
+def open_log(path: str) -> EpisodeLog:
+    """An episode log that is there; `RecordError` if it is not, where `EpisodeLog.open` would make one."""
+    from agentkit.memory.log import EpisodeLog
+
+    if "://" not in path and not Path(path).is_file():
+        raise RecordError(f"no episode log {path!r}; `agentkit collect --out {path}` makes one")
+    return EpisodeLog.open(path)
+
+
+def make_embedder(name: str | None) -> Embedder:
+    """The embedder of that name; MiniLM for None."""
+    from agentkit.memory.embedders import HashEmbedder, MiniLMEmbedder
+
+    if name not in (None, *EMBEDDERS):
+        raise unknown_name("embedder", name, EMBEDDERS)
+    return HashEmbedder() if name == "hash" else MiniLMEmbedder()
+
+
+@contextmanager
+def open_memory(
+    folder: Path, embedder: str | None, *, make: bool = False, rebuild: bool = False
+) -> Iterator[EpisodicMemory]:
+    """A memory store for the length of a block.
+
+    Args:
+        folder: Where it is.
+        embedder: Name of what it was made with.
+        make: Make it if it is not there.
+        rebuild: Make its index and vectors anew.
+
+    Raises:
+        RecordError: There is none, or it cannot be opened.
+    """
+    from agentkit.memory.episodic import EpisodicMemory
+
+    if not make and not (folder / "memory.sqlite").is_file():
+        raise RecordError(f"no memory in {str(folder)!r}; `agentkit memory build LOG --out {folder}` makes one")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # said below, in one line
+        memory = EpisodicMemory.open(folder, embedder=make_embedder(embedder), rebuild=rebuild)
+    with memory:
+        if memory.trouble is not None:
+            show_warning(f"{memory.trouble}. Until `agentkit memory build --rebuild`, all memories are compared")
+        yield memory
+
+
+def first_error(failed: Sequence[str], num: int) -> AgentkitError:
+    """What to raise when some of `num` attempts failed."""
+    return AgentkitError(f"{len(failed)} of {num} attempts failed, the first with: {failed[0]}")

@@ -1,0 +1,83 @@
+"""The plan of a run, from its configuration and a look at the disk: what `agentkit train --dry-run` shows."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from pathlib import Path
+
+from agentkit.cli.choices import check_env
+from agentkit.cli.config import RunConfig
+from agentkit.cli.run import has_checkpoints
+
+
+def plan_rows(config: RunConfig) -> list[tuple[str, str]]:
+    """(step, what it would do) in the order of a run; nothing is written or loaded."""
+    train, panel = config.train, config.eval
+    check_env(config.env.id, config.env.params)
+    collected = train.tasks_per_iteration * train.group_size
+    pool = "new tasks each time" if train.task_pool is None else f"{train.task_pool} different tasks"
+    imitation = f"imitation × {train.imitation.weight:g}" if train.imitation.weight > 0 else "no imitation"
+    memory = config.memory
+    params = "".join(f" {name}={value!r}" for name, value in config.env.params.items())
+    outputs = ["config.json", "episodes.sqlite", "metrics.jsonl", "tensorboard/", "checkpoints/", "curve.png"]
+    if train.imitation.weight > 0:
+        outputs.insert(2, "replay.sqlite")
+    rows = [
+        ("load", f"model {config.model.path} ({_size(config.model.path)})"),
+        ("recall", "nothing" if memory.folder is None else f"up to {memory.k} memories from {memory.folder}"),
+        ("play", config.env.id + params),
+        (
+            "collect",
+            f"{train.iterations * collected} episodes: {train.iterations} iterations × "
+            f"{train.tasks_per_iteration} tasks × {train.group_size} attempts, {pool}",
+        ),
+        (
+            "train",
+            f"up to {train.iterations * train.epochs * train.minibatches} optimizer steps at learning rate "
+            f"{train.learning_rate:g}, credit {train.credit.name}, {imitation}",
+        ),
+        ("save", f"a checkpoint every {train.checkpoint_every} iterations, the last {train.keep_checkpoints} kept"),
+        (
+            "evaluate",
+            f"{panel.tasks * panel.attempts} episodes: {panel.tasks} {panel.split} tasks × {panel.attempts} "
+            f"attempts at temperature {panel.temperature:g}",
+        ),
+        ("write", f"{config.out}/: {', '.join([*outputs, 'model/', 'eval.json'])}"),
+    ]
+    return [*rows, *(("PROBLEM", problem) for problem in _problems(config))]
+
+
+def count_parameters(folder: Path) -> int:
+    """Number of weights in a model folder, read from the headers of its files."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    return total
+
+
+def _size(folder: Path) -> str:
+    if not folder.is_dir():
+        return "not there"
+    try:
+        return f"{count_parameters(folder):,} parameters"
+    except (ValueError, struct.error):
+        return "its weights cannot be read"
+
+
+def _problems(config: RunConfig) -> list[str]:
+    """What would stop the run at its beginning."""
+    found = []
+    if not config.model.path.is_dir():
+        found.append(f"there is no model folder {str(config.model.path)!r}")
+    if has_checkpoints(config.out):
+        found.append(f"{str(config.out)!r} holds a run already; go on with it: agentkit resume {config.out}")
+    if config.sampling.temperature == 0:
+        found.append("sampling.temperature = 0 gives every attempt of a group the same tokens")
+    if config.memory.folder is not None and not (config.memory.folder / "memory.sqlite").is_file():
+        found.append(f"there is no memory in {str(config.memory.folder)!r}")
+    return found

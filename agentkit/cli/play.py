@@ -1,0 +1,126 @@
+"""`agentkit collect` and `agentkit eval`: play, record, measure."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agentkit.cli.options import BaseUrl, ChatModel, ConfigFile, Embedder, Noise, Overrides, Params, PolicyName, Seed
+from agentkit.cli.show import progress, say, show_report
+from agentkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from agentkit.memory.records import Episode
+
+
+def collect_episodes(
+    env: Annotated[str, typer.Option("--env", help="Gymnasium id; module:id imports the module first.")],
+    policy: PolicyName,
+    out: Annotated[str, typer.Option("--out", help="Episode log to append to: a path or a database URL.")],
+    tasks: Annotated[int, typer.Option("--tasks", min=1, help="Number of tasks.")] = 16,
+    attempts: Annotated[int, typer.Option("--attempts", min=1, help="Attempts at each task.")] = 1,
+    split: Annotated[str, typer.Option("--split", help="Split of the tasks: train or held_out.")] = "train",
+    param: Params = None,
+    model: ChatModel = None,
+    base_url: BaseUrl = None,
+    noise: Noise = None,
+    temperature: Annotated[float, typer.Option("--temperature", help="Sampling temperature; 0 is greedy.")] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Most tokens of one response.")] = 256,
+    env_step_s: Annotated[
+        float, typer.Option("--env-step-s", help="Seconds one call of the environment may take.")
+    ] = 60.0,
+    memory: Annotated[Path | None, typer.Option("--memory", help="Folder of a memory to recall from.")] = None,
+    embedder: Embedder = None,
+    seed: Seed = 0,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Most attempts in flight.")] = 128,
+) -> None:
+    """Play tasks and record every attempt in an episode log."""
+    from agentkit.attempt import Limits
+    from agentkit.cli.choices import check_env, first_error, open_memory, open_policy
+    from agentkit.cli.settings import parse_params, validated
+    from agentkit.evaluation import wilson
+    from agentkit.memory.log import EpisodeLog
+    from agentkit.policies.policy import Sampling
+    from agentkit.rollout import collect
+    from agentkit.task import make_tasks
+
+    params = parse_params(param or ())
+    panel = make_tasks(env, split, tasks, params=params)
+    sampling = validated(Sampling, {"temperature": temperature, "max_new_tokens": max_new_tokens})
+    limits = validated(Limits, {"env_step_s": env_step_s})
+    if embedder is not None and memory is None:
+        raise ConfigError("--embedder is for --memory, and there is none")
+    actor = open_policy(policy, check_env(env, params), model=model, base_url=base_url, noise=noise)
+    with ExitStack() as stack:
+        recall = None
+        if memory is not None:
+            from agentkit.recall import EpisodicRecall
+
+            recall = EpisodicRecall(stack.enter_context(open_memory(memory, embedder)))
+        log = stack.enter_context(EpisodeLog.open(out))
+        before = len(log)
+        bars = stack.enter_context(progress())
+        bar = bars.add_task("collect", total=tasks * attempts, note="")
+        wins = 0
+
+        def on_episode(episode: Episode) -> None:
+            nonlocal wins
+            wins += episode.success
+            bars.update(bar, advance=1, note=f"{wins} successes")
+
+        episodes = collect(
+            actor,
+            panel,
+            group_size=attempts,
+            sampling=sampling,
+            limits=limits,
+            recall=recall,
+            log=log,
+            seed=seed,
+            concurrency=concurrency,
+            on_episode=on_episode,
+        )
+        new = len(log) - before
+    failed = [episode.error for episode in episodes if episode.error is not None]
+    say(f"success {wilson(wins, len(episodes))}  episodes {len(episodes)}, {new} new in {out}  failed {len(failed)}")
+    if failed:
+        raise first_error(failed, len(episodes))
+
+
+def evaluate_config(
+    config: ConfigFile,
+    override: Overrides = None,
+    policy: Annotated[
+        str | None, typer.Option("--policy", help="In place of model.path: random, expert, chat, or a model folder.")
+    ] = None,
+    model: ChatModel = None,
+    base_url: BaseUrl = None,
+    noise: Noise = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the report as JSON to this file.")] = None,
+) -> None:
+    """Measure success and return on the panel of a configuration, with intervals and baselines."""
+    from agentkit.cli.choices import check_env, first_error, load_folder, open_policy
+    from agentkit.cli.config import read_config
+    from agentkit.cli.run import measure, open_recall
+
+    if policy is None and (model or base_url or noise is not None):
+        raise ConfigError("--model, --base-url and --noise need --policy; without it, model.path is evaluated")
+    settings = read_config(config, override or ())
+    actions = check_env(settings.env.id, settings.env.params)
+    actor = (
+        load_folder(settings.model.path)
+        if policy is None
+        else open_policy(policy, actions, model=model, base_url=base_url, noise=noise)
+    )
+    failed: list[str] = []
+    with open_recall(settings) as recall:
+        report = measure(settings, actor, recall, failed)
+    show_report(report)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    if failed:
+        raise first_error(failed, report.episodes)

@@ -1,0 +1,145 @@
+"""Token credit: ActFocus by hand, against an independent float64 reference, and the shares of the paper."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from agentkit.memory.records import Role
+from agentkit.training.credit import ActFocus, Credit, Uniform
+
+ROLES = (Role.THOUGHT, Role.ACTION, Role.FORMAT, Role.OTHER)
+TOKENS = st.lists(st.tuples(st.sampled_from(ROLES), st.floats(-50, 50, width=32)), min_size=1, max_size=60)
+
+
+def tensors(tokens):
+    role_N = torch.tensor([role for role, _ in tokens], dtype=torch.int8)
+    return role_N, torch.tensor([energy for _, energy in tokens], dtype=torch.float32)
+
+
+def reference(role_N, energy_N, alpha, beta, format_weight=1.0, other_weight=1.0, epsilon=1e-8):
+    """ActFocus eq. 5 and 16, token by token."""
+    energies = [float(e) for r, e in zip(role_N, energy_N, strict=True) if r == Role.ACTION]
+    mean = math.fsum(energies) / len(energies) if energies else 0.0
+    sigma = math.sqrt(math.fsum((e - mean) ** 2 for e in energies) / len(energies) + epsilon) if energies else 1.0
+    weights = []
+    for role, energy in zip(role_N.tolist(), energy_N.tolist(), strict=True):
+        if role == Role.ACTION:
+            weights.append(1 + beta / (1 + math.exp(-(energy - mean) / sigma)))
+        else:
+            weights.append({Role.THOUGHT: alpha, Role.FORMAT: format_weight, Role.OTHER: other_weight}[Role(role)])
+    return np.array(weights)
+
+
+def test_actfocus_by_hand():
+    # Action energies 0, 1, 5: mean 2, variance (4 + 1 + 9)/3 = 14/3. Energies elsewhere must not matter.
+    role = torch.tensor([Role.THOUGHT, Role.ACTION, Role.ACTION, Role.ACTION, Role.FORMAT, Role.OTHER])
+    weights = ActFocus(alpha=0.2, beta=2.0).weights(role, torch.tensor([99.0, 0.0, 1.0, 5.0, -99.0, 42.0]))
+    sigma = math.sqrt(14 / 3)
+    gates = [1 / (1 + math.exp(-(energy - 2) / sigma)) for energy in (0, 1, 5)]
+    assert weights.tolist() == pytest.approx([0.2, *(1 + 2 * gate for gate in gates), 1.0, 1.0], abs=1e-6)
+
+
+@given(TOKENS, st.floats(0, 1), st.floats(0, 3))
+def test_weights_agree_with_the_reference(tokens, alpha, beta):
+    role_N, energy_N = tensors(tokens)
+    weights = ActFocus(alpha=alpha, beta=beta).weights(role_N, energy_N)
+    assert weights.numpy() == pytest.approx(reference(role_N, energy_N, alpha, beta), abs=1e-4)
+
+
+def test_format_and_other_tokens_weigh_what_is_asked():
+    role = torch.tensor([Role.FORMAT, Role.OTHER, Role.THOUGHT])
+    scheme = ActFocus(format_weight=0.25, other_weight=0.75)
+    assert scheme.weights(role, torch.zeros(3)).tolist() == pytest.approx([0.25, 0.75, 0.1])
+
+
+def test_all_tokens_of_malformed_turns_weigh_one():
+    role = torch.full((5,), Role.OTHER)
+    assert ActFocus().weights(role, torch.arange(5.0)).tolist() == [1.0] * 5
+
+
+def test_equal_energies_put_every_gate_at_one_half():
+    role = torch.full((4,), Role.ACTION)
+    assert ActFocus(beta=0.5).weights(role, torch.full((4,), 3.0)).tolist() == [1.25] * 4
+
+
+@given(TOKENS)
+def test_alpha_one_and_beta_zero_is_uniform(tokens):
+    role_N, energy_N = tensors(tokens)
+    uniform = Uniform().weights(role_N, None)
+    assert torch.equal(ActFocus(alpha=1, beta=0).weights(role_N, None), uniform)
+    assert torch.equal(ActFocus(alpha=1, beta=0).weights(role_N, energy_N), uniform)
+
+
+@given(TOKENS, st.randoms())
+def test_the_order_of_tokens_does_not_matter(tokens, random):
+    role_N, energy_N = tensors(tokens)
+    order = list(range(len(tokens)))
+    random.shuffle(order)
+    straight = ActFocus().weights(role_N, energy_N)[order]
+    assert ActFocus().weights(role_N[order], energy_N[order]).numpy() == pytest.approx(straight.numpy(), abs=1e-5)
+
+
+@given(TOKENS, st.floats(-20, 20))
+def test_an_offset_of_the_logits_does_not_matter(tokens, offset):
+    """The logits of a network are free up to a constant, which the batch's mean takes out again."""
+    role_N, energy_N = tensors(tokens)
+    action_energies = energy_N[role_N == Role.ACTION].numpy()
+    if len(action_energies) and action_energies.std() > 1e-2:
+        moved = ActFocus().weights(role_N, energy_N + offset)
+        assert moved.numpy() == pytest.approx(ActFocus().weights(role_N, energy_N).numpy(), abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("action_share", "after", "per_action", "per_thought"),
+    [
+        (0.095, 0.57, 6.0, 0.48),
+        (0.039, 0.34, 8.6, 0.69),
+        (0.041, 0.35, 8.5, 0.68),
+        (0.026, 0.25, 9.6, 0.77),
+        (0.153, 0.69, 4.5, 0.36),
+        (0.142, 0.67, 4.8, 0.38),
+        (0.108, 0.60, 5.6, 0.45),
+        (0.073, 0.50, 6.8, 0.54),
+    ],
+)
+def test_shares_of_the_gradient_are_those_derived_from_the_papers_token_counts(
+    action_share, after, per_action, per_thought
+):
+    num_action = round(1000 * action_share)
+    role = torch.tensor([Role.ACTION] * num_action + [Role.THOUGHT] * (1000 - num_action))
+    weights = ActFocus().weights(role, torch.zeros(1000)).double()  # equal energies: mean action weight 1.25
+    total = weights.sum()
+    assert (weights[:num_action].sum() / total).item() == pytest.approx(after, abs=0.006)
+    assert (weights[0] / total * 1000).item() == pytest.approx(per_action, rel=0.012)
+    assert (weights[-1] / total * 1000).item() == pytest.approx(per_thought, abs=0.0051)
+
+
+def test_no_action_token_needs_no_energy_statistics():
+    role = torch.tensor([Role.THOUGHT, Role.FORMAT])
+    assert ActFocus().weights(role, None).tolist() == pytest.approx([0.1, 1.0])
+
+
+def test_energy_is_asked_for_only_where_beta_uses_it():
+    assert ActFocus().needs_energy
+    assert not ActFocus(beta=0).needs_energy
+    assert not Uniform().needs_energy
+    with pytest.raises(ValueError, match="needs the reference's energy"):
+        ActFocus().weights(torch.tensor([Role.ACTION]), None)
+
+
+def test_a_scheme_is_chosen_by_its_name_and_survives_json():
+    adapter = TypeAdapter(Credit)
+    assert adapter.validate_python({"name": "uniform"}) == Uniform()
+    scheme = adapter.validate_python({"name": "actfocus", "alpha": 0.3})
+    assert scheme == ActFocus(alpha=0.3)
+    assert adapter.validate_json(adapter.dump_json(scheme)) == scheme
+    for wrong in ({"name": "entropy"}, {"name": "uniform", "alpha": 1.0}, {"name": "actfocus", "alpha": 1.5}):
+        with pytest.raises(ValidationError):
+            adapter.validate_python(wrong)

@@ -1,0 +1,243 @@
+"""The gradient of a whole step against the formulas, written out over all logits in float64."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from agentkit.memory.records import Role
+from agentkit.policies.policy import Sampling
+from agentkit.training.config import ImitationConfig, TrainConfig
+from agentkit.training.credit import ActFocus, Uniform
+from agentkit.training.replay import Entry
+from agentkit.training.rows import build_rows
+from agentkit.training.trainer import Trainer
+
+ADVANTAGES = [1.5, -0.7, -0.8, 0.4]
+TEMPERATURE = 0.8
+
+
+@pytest.fixture
+def make(parts, tmp_path):
+    """A trainer whose policy has moved away from its reference."""
+    made: list[Trainer] = []
+
+    def build(**changes):
+        config = TrainConfig(**({"tasks_per_iteration": 2, "group_size": 2, "bottleneck_every": 0} | changes))
+        trainer = Trainer(
+            parts.make_taught_policy(),
+            parts.LAKE,
+            tmp_path / str(len(made)),
+            config,
+            sampling=Sampling(temperature=TEMPERATURE),
+            reference=parts.make_policy(seed=9).model,
+        )
+        made.append(trainer)
+        return trainer
+
+    yield build
+    for trainer in made:
+        trainer.close()
+
+
+@pytest.fixture
+def rows(parts):
+    """Four rows of unequal length with all four roles; behaviour log-probabilities near the policy's own."""
+    turns = [
+        [parts.make_turn([5, 6], range(8, 16))],
+        [parts.make_turn([9], [20, 21]), parts.make_turn([9, 20, 21, 30], range(40, 52))],
+        [parts.make_turn([100, 101], range(103, 107))],
+        [parts.make_turn(range(11), [12, 13, 14])],
+    ]
+    made = build_rows([parts.make_episode(each) for each in turns])[0]
+    noise = np.random.default_rng(0)
+    policy = parts.make_taught_policy().model.double()
+    for row in made:
+        exact = numbers(policy, row)["logp"].detach().numpy()
+        # Log ratios from −0.5 to 0.5: many within the clip, some beyond it on either side.
+        row.logprobs[row.sampled] = exact - noise.uniform(-0.5, 0.5, size=len(exact))
+    return made
+
+
+def numbers(model, row, temperature=TEMPERATURE):
+    """Of one row's sampled tokens: log-probability, entropy, energy; from all logits, differentiable."""
+    logits = model(torch.from_numpy(row.ids)[None]).logits[0]
+    places = torch.from_numpy(np.flatnonzero(row.sampled))
+    before = logits[places - 1]
+    logp = (before / temperature).log_softmax(-1)
+    return {
+        "logp": logp[torch.arange(len(places)), torch.from_numpy(row.ids)[places]],
+        "entropy": -(logp.exp() * logp).sum(-1),
+        "energy": -before.logsumexp(-1),
+    }
+
+
+def over_all_tokens(trainer, rows):
+    """Every quantity of the formulas, token by token in float64; the policy's with gradients."""
+    policy = copy.deepcopy(trainer.policy.model).double()
+    policy.zero_grad(set_to_none=True)
+    mine = [numbers(policy, row) for row in rows]
+    with torch.no_grad():
+        reference = copy.deepcopy(trainer.reference or trainer.policy.model).double()
+        frozen = [numbers(reference, row) for row in rows]
+
+    def join(pieces):
+        return torch.cat(list(pieces))
+
+    return policy, {
+        "logp": join(each["logp"] for each in mine),
+        "entropy": join(each["entropy"] for each in mine),
+        "reference": join(each["logp"].detach() for each in frozen),
+        "energy": join(each["energy"].detach() for each in frozen),
+        "old": join(torch.from_numpy(row.logprobs[row.sampled]).double() for row in rows),
+        "role": join(torch.from_numpy(row.roles[row.sampled]) for row in rows),
+    }
+
+
+def written_out_weights(token, alpha, beta):
+    weight = torch.ones(len(token["role"]), dtype=torch.float64)
+    weight[token["role"] == Role.THOUGHT] = alpha
+    action = token["role"] == Role.ACTION
+    energy = token["energy"][action]
+    weight[action] = 1 + beta * torch.sigmoid((energy - energy.mean()) / (energy.var(correction=0) + 1e-8).sqrt())
+    return weight
+
+
+def flat(model):
+    return torch.cat([parameter.grad.flatten().double() for _, parameter in sorted(model.named_parameters())])
+
+
+def relative(found, expected):
+    return float((found - expected).norm() / expected.norm())
+
+
+def policy_gradient(trainer, rows):
+    trainer.policy.model.zero_grad(set_to_none=True)
+    needs_reference = trainer.config.credit.needs_energy or trainer.config.kl_coef > 0
+    reference = trainer._measure_reference(rows) if needs_reference else None
+    stream = trainer._stream(rows, ADVANTAGES, reference)
+    values = trainer._policy_gradient(stream, list(range(len(rows))))
+    return values, flat(trainer.policy.model)
+
+
+CASES = {
+    "uniform": ({"credit": Uniform(), "entropy_coef": 0.0}, 1.0, 0.0),
+    "actfocus": ({"credit": ActFocus(), "entropy_coef": 0.0}, 0.1, 0.5),
+    "everything": ({"credit": ActFocus(alpha=0.3, beta=2.0), "entropy_coef": 0.05, "kl_coef": 0.2}, 0.3, 2.0),
+}
+
+
+@pytest.mark.parametrize("micro_batch_tokens", [1, 40, 10_000])
+@pytest.mark.parametrize("case", CASES)
+def test_the_policy_gradient_is_that_of_the_formula(make, rows, case, micro_batch_tokens):
+    changes, alpha, beta = CASES[case]
+    trainer = make(micro_batch_tokens=micro_batch_tokens, **changes)
+    config = trainer.config
+    values, found = policy_gradient(trainer, rows)
+
+    model, token = over_all_tokens(trainer, rows)
+    counts = [int(row.sampled.sum()) for row in rows]
+    advantage = torch.tensor(np.repeat(ADVANTAGES, counts))
+    weight = written_out_weights(token, alpha, beta)
+    ratio = (token["logp"] - token["old"]).exp()
+    gain = torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.28) * advantage)
+    surrogate = -(weight * gain).sum() / weight.sum()
+    d = token["reference"] - token["logp"]
+    kl = (d.exp() - d - 1).mean()
+    (surrogate - config.entropy_coef * token["entropy"].mean() + config.kl_coef * kl).backward()
+
+    assert values["loss/policy"] == pytest.approx(surrogate.item(), rel=1e-4, abs=1e-6)
+    assert values["entropy"] == pytest.approx(token["entropy"].mean().item(), rel=1e-4)
+    assert relative(found, flat(model)) < 1e-4
+    clipped = ((advantage > 0) & (ratio > 1.28)) | ((advantage < 0) & (ratio < 0.8))
+    assert 0.05 < clipped.double().mean() < 0.9, "the case must reach both sides of the clip"
+    for name, role in {"thought": Role.THOUGHT, "action": Role.ACTION, "format": Role.FORMAT}.items():
+        inside = token["role"] == role
+        assert values[f"share/{name}"] == pytest.approx((weight[inside].sum() / weight.sum()).item(), rel=1e-4)
+        assert values[f"clipped/{name}"] == pytest.approx(clipped[inside].double().mean().item(), abs=1e-6)
+    assert values["tokens/policy"] == sum(counts)
+    if config.kl_coef:
+        assert values["kl"] == pytest.approx(kl.item(), rel=1e-4)
+
+
+def test_actfocus_with_alpha_one_and_beta_zero_is_the_plain_token_mean(make, rows):
+    plain = make(credit=Uniform())
+    focused = make(credit=ActFocus(alpha=1, beta=0))
+    values, expected = policy_gradient(plain, rows)
+    same_values, found = policy_gradient(focused, rows)
+    assert same_values == pytest.approx(values, abs=1e-6)
+    assert float((found - expected).abs().max()) <= 1e-6
+    other_values, other = policy_gradient(make(credit=ActFocus()), rows)
+    assert abs(other_values["loss/policy"] - values["loss/policy"]) > 1e-3
+    assert relative(other, expected) > 0.1
+
+
+def test_credit_changes_the_policy_term_but_neither_entropy_nor_kl(make, rows):
+    results = [
+        policy_gradient(make(credit=credit, kl_coef=0.1, entropy_coef=0.1), rows)[0]
+        for credit in (Uniform(), ActFocus(alpha=0.0, beta=3.0))
+    ]
+    for name in ("entropy", "kl"):
+        assert results[0][name] == pytest.approx(results[1][name], rel=1e-6)
+    assert results[0]["share/thought"] > results[1]["share/thought"] == 0
+
+
+@pytest.mark.parametrize("micro_batch_tokens", [1, 10_000])
+def test_the_imitation_gradient_is_that_of_the_formula_over_its_own_tokens(make, rows, monkeypatch, micro_batch_tokens):
+    trainer = make(imitation=ImitationConfig(weight=0.3, truncation=1.2), micro_batch_tokens=micro_batch_tokens)
+    entries = [Entry(number, str(number), advantage, 0) for number, advantage in enumerate([0.9, 0.2, 1.7, 0.5])]
+    monkeypatch.setattr(trainer.replay, "rows", lambda entry: [rows[entry.number]])
+    trainer.policy.model.zero_grad(set_to_none=True)
+    values = trainer._imitation_gradient(entries)
+    found = flat(trainer.policy.model)
+
+    model, token = over_all_tokens(trainer, rows)
+    counts = [int(row.sampled.sum()) for row in rows]
+    advantage = torch.tensor(np.repeat([0.9, 0.2, 1.0, 0.5], counts))  # at most 1
+    weight = written_out_weights(token, 0.1, 0.5)
+    importance = (token["logp"].detach() - token["old"]).exp().clamp(max=1.2)
+    loss = -(weight * importance * advantage * token["logp"]).sum() / weight.sum()
+    (0.3 * loss).backward()
+    assert values["loss/imitation"] == pytest.approx(loss.item(), rel=1e-4)
+    assert values["tokens/imitation"] == sum(counts)
+    assert values["imitation/ess"] == pytest.approx(
+        (importance.sum() ** 2 / (len(importance) * importance.square().sum())).item(), rel=1e-4
+    )
+    assert relative(found, flat(model)) < 1e-4
+
+
+def test_the_imitation_weight_rises_along_its_ramp(make, rows, monkeypatch):
+    trainer = make(imitation=ImitationConfig(weight=0.8, ramp_iterations=4))
+    monkeypatch.setattr(trainer.replay, "rows", lambda entry: [rows[0]])
+    factors = []
+    for trainer.iteration in (1, 2, 4, 9):
+        factors.append(trainer._imitation_gradient([Entry(0, "a", 1.0, 0)])["imitation/factor"])
+    assert factors == pytest.approx([0.8 * 0.5 * (1 - 2**-0.5), 0.4, 0.8, 0.8])
+
+
+def test_energies_for_credit_are_standardised_over_all_rows_and_not_per_micro_batch(make, rows):
+    trainer = make(micro_batch_tokens=1)
+    stream = trainer._stream(rows, ADVANTAGES, trainer._measure_reference(rows))
+    _, token = over_all_tokens(trainer, rows)
+    assert stream.weight_N.numpy() == pytest.approx(written_out_weights(token, 0.1, 0.5).numpy(), abs=1e-3)
+
+
+def test_the_log_probabilities_of_sampling_are_those_of_learning(parts, make, tmp_path):
+    """What the engine recorded, batched, left-padded and with a cache, is what the training pass computes."""
+    from agentkit.rollout import collect
+    from agentkit.task import make_tasks
+    from agentkit.training.forward import measure
+
+    policy = parts.make_taught_policy()
+    episodes = collect(
+        policy,
+        make_tasks(parts.LAKE, num=3, params=parts.PARAMS),
+        group_size=4,
+        sampling=Sampling(max_new_tokens=24, temperature=TEMPERATURE),
+    )
+    rows = build_rows(episodes)[0]
+    recorded = np.concatenate([row.logprobs[row.sampled] for row in rows])
+    assert measure(policy.model, rows, 500, TEMPERATURE).logp_N.numpy() == pytest.approx(recorded, abs=1e-4)
