@@ -116,13 +116,19 @@ def measure(model: Any, rows: Sequence[Row], max_tokens: int, temperature: float
 
 
 @torch.no_grad()
-def check_head(model: Any) -> None:
-    """Check that the model's logits are those of its output layer.
+def check_model(model: Any) -> None:
+    """Check that the model can be trained: float32 weights, and logits that are those of its output layer.
 
     Raises:
-        ConfigError: The model does more after its output layer (soft caps, scales).
+        ConfigError: The weights are of another precision, or the model does more after its output layer (soft
+            caps, scales).
         PolicyFault: Its logits are not finite: the weights are broken.
     """
+    if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
+        raise ConfigError(
+            "the weights are not float32: steps as small as a learning rate would be lost in rounding; load the model "
+            "with LocalPolicy.load(folder, dtype=torch.float32)"
+        )
     ids = torch.tensor([[0, 1, 2]], device=model.device)
     head = model.get_output_embeddings()
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state

@@ -14,7 +14,7 @@ from agentkit.policies.local import LocalPolicy
 from agentkit.seeding import derive_seed
 from agentkit.spans import parse_response, response_roles
 from agentkit.training.config import Settings
-from agentkit.training.forward import check_head, forward, micro_batches
+from agentkit.training.forward import check_model, forward, micro_batches
 from agentkit.training.rows import Tokens, build_rows, recorded_tokens
 from agentkit.training.schedule import cosine_decay, warmup
 
@@ -69,7 +69,7 @@ def fine_tune(
         PolicyFault: The gradient is not finite.
     """
     config = config or SftConfig()
-    check_head(policy.model)
+    check_model(policy.model)
     rows, _ = build_rows(episodes, written_tokens(policy))
     if not rows:
         raise ConfigError(f"none of the {len(episodes)} episodes has a turn to learn from")

@@ -38,7 +38,7 @@ from agentkit.training.checkpoint import (
     weights_digest,
 )
 from agentkit.training.config import TrainConfig
-from agentkit.training.forward import TokenStats, check_head, forward, measure, micro_batches
+from agentkit.training.forward import TokenStats, check_model, forward, measure, micro_batches
 from agentkit.training.losses import (
     clipped_fraction,
     effective_sample_size,
@@ -114,7 +114,7 @@ class Trainer:
             raise ConfigError("temperature = 0 gives every attempt of a group the same tokens; raise it to train")
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        check_head(policy.model)
+        check_model(policy.model)
         self.reference = None
         if config.credit.needs_energy or config.kl_coef > 0 or config.bottleneck_every > 0:
             # A reference that is the learning model itself would freeze it.

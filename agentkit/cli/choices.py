@@ -96,15 +96,19 @@ def open_policy(
     return load_folder(Path(name))
 
 
-def load_folder(folder: Path) -> LocalPolicy:
-    """The model in a folder, without the bars that transformers draws between ours; `PolicyFault` if it has none."""
+def load_folder(folder: Path, *, training: bool = False) -> LocalPolicy:
+    """The model in a folder, in float32 if it is to be trained; `PolicyFault` if there is none.
+
+    Without the bars that transformers draws between ours.
+    """
+    import torch
     from transformers.utils import logging
 
     from agentkit.policies.local import LocalPolicy
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    return LocalPolicy.load(folder)
+    return LocalPolicy.load(folder, dtype=torch.float32 if training else None)
 
 
 def open_log(path: str) -> EpisodeLog:

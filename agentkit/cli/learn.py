@@ -38,7 +38,7 @@ def fine_tune_model(
     if not episodes:
         kind, hint = ("successful ", "record some, or use --all") if only_success else ("", "record some")
         raise ConfigError(f"{log!r} has no {kind}episode to learn from; {hint}")
-    policy = load_folder(model)
+    policy = load_folder(model, training=True)
     with progress() as bars:
         bar = bars.add_task("fine-tune", total=steps, note="")
         losses = fine_tune(

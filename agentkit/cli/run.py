@@ -33,7 +33,7 @@ def begin_run(config: RunConfig) -> Report:
             "or choose another folder: --set out=FOLDER"
         )
     check_env(config.env.id, config.env.params)
-    policy = load_folder(config.model.path)
+    policy = load_folder(config.model.path, training=True)
     with open_recall(config) as recall:
         config = pinned(config, recall)
         config.out.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def continue_run(folder: Path, overrides: Sequence[str] = ()) -> Report:
     config = load_config(folder, overrides)
     latest_checkpoint(folder / "checkpoints")
     check_env(config.env.id, config.env.params)
-    policy = load_folder(config.model.path)
+    policy = load_folder(config.model.path, training=True)
     with open_recall(config) as recall:
         return _train(config, policy, recall, restore=True)
 

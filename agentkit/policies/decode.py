@@ -71,10 +71,13 @@ def decode(
     uniform = np.stack([np.random.default_rng(seed).random(limit.max()) for seed in seeds])
     temperature_B = torch.tensor([sampling.temperature for sampling in samplings], device=device)
 
+    # Attempts of a group begin with the same prompt: it is computed once, and its cache copied to each.
+    places: dict[tuple[int, ...], int] = {}
+    place_B = torch.tensor([places.setdefault(tuple(prompt), len(places)) for prompt in prompts], device=device)
     width = max(len(prompt) for prompt in prompts)
-    ids_BP = torch.zeros(len(prompts), width, dtype=torch.long)
+    ids_BP = torch.zeros(len(places), width, dtype=torch.long)
     mask_BP = torch.zeros_like(ids_BP)
-    for row, prompt in enumerate(prompts):
+    for prompt, row in places.items():
         ids_BP[row, width - len(prompt) :] = torch.tensor(prompt)
         mask_BP[row, width - len(prompt) :] = 1
     ids_BP, mask_BP = ids_BP.to(device), mask_BP.to(device)
@@ -91,6 +94,9 @@ def decode(
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
+        if step == 0 and len(places) < len(prompts):
+            cache.batch_select_indices(place_B)
+            logits_BV, mask_BP, position_BP = logits_BV[place_B], mask_BP[place_B], position_BP[place_B]
         uniform_B = torch.from_numpy(uniform[active, step]).to(device)
         id_B, logp_B = _pick(logits_BV, temperature_B, uniform_B)
         going = np.zeros(len(active), dtype=bool)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agentkit.errors import ConfigError
 from agentkit.training import forward as forward_module
-from agentkit.training.forward import check_head, forward, measure, micro_batches, sampled_tokens
+from agentkit.training.forward import check_model, forward, measure, micro_batches, sampled_tokens
 from agentkit.training.rows import Row, build_rows
 
 
@@ -181,14 +181,13 @@ class Capped(torch.nn.Module):
         return output
 
 
-@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
-def test_a_model_with_a_soft_cap_on_its_logits_is_refused(parts, kind):
+def test_a_model_with_a_soft_cap_on_its_logits_is_refused(parts):
     """Also a fresh one, whose logits are still far below the cap."""
-    model = parts.make_policy().model.to(kind)
-    check_head(model)
+    model = parts.make_policy().model
+    check_model(model)
     for cap in (30.0, 5.0):
         with pytest.raises(ConfigError, match=r"soft cap or scale"):
-            check_head(Capped(model, cap))
+            check_model(Capped(model, cap))
 
 
 def test_a_model_that_scales_its_logits_is_refused(parts):
@@ -196,7 +195,7 @@ def test_a_model_that_scales_its_logits_is_refused(parts):
     handle = model.register_forward_hook(lambda _, args, output: setattr(output, "logits", output.logits * 0.25))
     try:
         with pytest.raises(ConfigError, match=r"soft cap or scale"):
-            check_head(model)
+            check_model(model)
     finally:
         handle.remove()
 
@@ -205,3 +204,8 @@ def test_a_sampled_first_token_is_a_broken_row(model):
     row = Row(0, np.array([1, 2]), np.array([True, False]), np.zeros(2, dtype=np.int8), np.zeros(2, dtype=np.float32))
     with pytest.raises(AssertionError, match="first token"):
         forward(model, [row])
+
+
+def test_weights_that_would_round_their_updates_away_are_refused(smooth):
+    with pytest.raises(ConfigError, match=r"not float32.*LocalPolicy.load\(folder, dtype=torch.float32\)"):
+        check_model(copy.deepcopy(smooth).to(torch.bfloat16))
