@@ -6,13 +6,16 @@ group's mean token energy and the variance of its returns, for all sampled token
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agentkit.memory.records import Role
+from agentkit.memory.records import Episode, Role
+from agentkit.training.advantage import group_indices
+from agentkit.training.rows import Row
 
 MIN_GROUPS = 30
 """With fewer groups a rank correlation says too little to be reported."""
@@ -44,6 +47,35 @@ def group_energy(
         return float(np.mean(means)) if means else float("nan")
 
     return GroupEnergy(float(np.var(returns)), mean(None), mean(Role.THOUGHT), mean(Role.ACTION))
+
+
+def group_energies(
+    episodes: Sequence[Episode], rows: Sequence[Row], energy_N: NDArray[np.float32]
+) -> list[GroupEnergy]:
+    """The entries of all groups of at least two attempts with tokens.
+
+    Args:
+        episodes: The attempts.
+        rows: Their rows, all of them.
+        energy_N: Energy of the rows' sampled tokens, row after row.
+    """
+    ends = np.cumsum([int(row.sampled.sum()) for row in rows])
+    roles: dict[int, list[NDArray[np.int8]]] = defaultdict(list)
+    energies: dict[int, list[NDArray[np.float32]]] = defaultdict(list)
+    for row, end in zip(rows, ends, strict=True):
+        role_N = row.roles[row.sampled]
+        roles[row.episode].append(role_N)
+        energies[row.episode].append(energy_N[end - len(role_N) : end])
+    known = [[index for index in indices if index in roles] for indices in group_indices(episodes)]
+    return [
+        group_energy(
+            [episodes[index].episode_return for index in indices],
+            [np.concatenate(roles[index]) for index in indices],
+            [np.concatenate(energies[index]) for index in indices],
+        )
+        for indices in known
+        if len(indices) > 1
+    ]
 
 
 def bottleneck(groups: Sequence[GroupEnergy]) -> dict[str, float | None]:

@@ -66,8 +66,13 @@ def imitation_loss(
     >>> imitation_loss(torch.zeros(1), torch.full((1,), -5.0), torch.ones(1), torch.ones(1), 2.0).item()
     -0.0
     """
-    importance_N = _ratio(logp_N.detach(), behaviour_logp_N).clamp(max=truncation)
+    importance_N = importance(logp_N, behaviour_logp_N, truncation)
     return -(weight_N * importance_N * advantage_N.clamp(0, 1) * logp_N).sum()
+
+
+def importance(logp_N: torch.Tensor, behaviour_logp_N: torch.Tensor, truncation: float) -> torch.Tensor:
+    """[N] min(π/μ, C), without gradient: the truncated importance weight of tokens that μ sampled."""
+    return _ratio(logp_N.detach(), behaviour_logp_N).clamp(max=truncation)
 
 
 def kl_loss(logp_N: torch.Tensor, reference_logp_N: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,6 @@ import functools
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,16 @@ import torch
 
 from agentkit.attempt import Limits, Recall
 from agentkit.errors import CheckpointError, ConfigError, PolicyFault
+from agentkit.memory.lock import FolderLock
 from agentkit.memory.log import EpisodeLog
-from agentkit.memory.records import Episode, Role
+from agentkit.memory.records import Episode
 from agentkit.policies.local import LocalPolicy
 from agentkit.policies.policy import Sampling
 from agentkit.rollout import collect
 from agentkit.seeding import derive_seed
 from agentkit.task import Task, make_tasks
 from agentkit.training.advantage import centred_returns, group_indices, grpo_advantages, shaped_return
-from agentkit.training.bottleneck import GroupEnergy, bottleneck, group_energy
+from agentkit.training.bottleneck import GroupEnergy, bottleneck, group_energies
 from agentkit.training.checkpoint import (
     discard_checkpoints,
     latest_checkpoint,
@@ -38,38 +38,12 @@ from agentkit.training.checkpoint import (
     weights_digest,
 )
 from agentkit.training.config import TrainConfig
-from agentkit.training.forward import TokenStats, check_model, forward, measure, micro_batches
-from agentkit.training.losses import (
-    clipped_fraction,
-    effective_sample_size,
-    imitation_loss,
-    kl_loss,
-    policy_loss,
-)
+from agentkit.training.forward import TokenStats, check_model, measure
 from agentkit.training.metrics import TIMINGS, Metrics
-from agentkit.training.replay import Entry, ReplayBuffer
+from agentkit.training.replay import ReplayBuffer
 from agentkit.training.rows import Row, build_rows
 from agentkit.training.schedule import cosine_ramp, warmup
-
-SPANS = {"thought": Role.THOUGHT, "action": Role.ACTION, "format": Role.FORMAT, "other": Role.OTHER}
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """A stream's sampled tokens, row after row; N in all."""
-
-    rows: Sequence[Row]
-    starts: np.ndarray
-    """[rows + 1] place of each row's first token."""
-    role_N: torch.Tensor
-    behaviour_logp_N: torch.Tensor
-    advantage_N: torch.Tensor
-    weight_N: torch.Tensor
-    reference_logp_N: torch.Tensor | None
-
-    def of(self, indices: Sequence[int]) -> torch.Tensor:
-        """Places of the tokens of these rows."""
-        return torch.from_numpy(np.concatenate([np.arange(self.starts[i], self.starts[i + 1]) for i in indices]))
+from agentkit.training.streams import Stream, build_stream, imitation_gradient, policy_gradient
 
 
 class Trainer:
@@ -90,6 +64,7 @@ class Trainer:
 
     Raises:
         ConfigError: The settings and the model do not fit together.
+        OwnedElsewhereError: Another trainer works in the folder.
     """
 
     def __init__(
@@ -112,9 +87,9 @@ class Trainer:
         self.agent, self.sampling, self.limits, self.recall = agent, sampling or Sampling(), limits, recall
         if self.sampling.temperature == 0:
             raise ConfigError("temperature = 0 gives every attempt of a group the same tokens; raise it to train")
-        self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
         check_model(policy.model)
+        self.folder = Path(folder)
+        self._lock = FolderLock(self.folder)  # a second trainer would mix its files with ours
         self.reference = None
         if config.credit.needs_energy or config.kl_coef > 0 or config.bottleneck_every > 0:
             # A reference that is the learning model itself would freeze it.
@@ -206,7 +181,7 @@ class Trainer:
                 reference = reference.of(torch.from_numpy(np.repeat(teaches, counts)))
             elif config.credit.needs_energy or config.kl_coef > 0:
                 reference = self._measure_reference(learn)
-            stream = self._stream(learn, [float(advantage[row.episode]) for row in learn], reference)
+            stream = build_stream(learn, [float(advantage[row.episode]) for row in learn], config, reference)
             steps: list[dict[str, float]] = []
             for _ in range(config.epochs):
                 order = self.rng.permutation(len(learn))
@@ -227,14 +202,11 @@ class Trainer:
         ended = time.perf_counter()
         return values | {TIMINGS + "collect": collected - begun, TIMINGS + "learn": ended - collected}
 
-    def _step(self, stream: Tokens, chosen: list[int]) -> dict[str, float]:
+    def _step(self, stream: Stream, chosen: list[int]) -> dict[str, float]:
         """One optimizer step on some rows of the policy stream and on replayed episodes."""
         config, model = self.config, self.policy.model
         self.optimizer.zero_grad(set_to_none=True)
-        values = self._policy_gradient(stream, chosen)
-        if self.replay is not None and len(self.replay):
-            entries = self.replay.sample(config.imitation.episodes_per_step, self.rng)
-            values |= self._imitation_gradient(entries)
+        values = policy_gradient(model, stream, chosen, config, self.sampling.temperature) | self._imitate()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
         if not torch.isfinite(norm):
             raise PolicyFault(
@@ -248,81 +220,21 @@ class Trainer:
         self.policy.version += 1
         return values | {"grad_norm": float(norm), "learning_rate": rate}
 
-    def _policy_gradient(self, stream: Tokens, chosen: list[int]) -> dict[str, float]:
-        """Backward of the clipped surrogate over Σw, entropy and KL over the token count, of the whole step."""
-        config = self.config
-        places = stream.of(chosen)
-        total_weight, num_tokens = stream.weight_N[places].sum().clamp(min=1e-8), len(places)
-        sums = {"loss/policy": 0.0, "entropy": 0.0, "kl": 0.0}
-        clipped = torch.zeros(len(stream.role_N))
-        for indices in micro_batches([stream.rows[i] for i in chosen], config.micro_batch_tokens):
-            picked = [chosen[i] for i in indices]
-            at = stream.of(picked)
-            stats = forward(self.policy.model, [stream.rows[i] for i in picked], self.sampling.temperature)
-            device = stats.logp_N.device
-            old_N, advantage_N = stream.behaviour_logp_N[at].to(device), stream.advantage_N[at].to(device)
-            surrogate = policy_loss(
-                stats.logp_N,
-                old_N,
-                advantage_N,
-                stream.weight_N[at].to(device),
-                config.clip_low,
-                config.clip_high,
-            )
-            loss = surrogate / total_weight - config.entropy_coef * stats.entropy_N.sum() / num_tokens
-            if stream.reference_logp_N is not None and config.kl_coef > 0:
-                kl = kl_loss(stats.logp_N, stream.reference_logp_N[at].to(device))
-                loss = loss + config.kl_coef * kl / num_tokens
-                sums["kl"] += float(kl.detach()) / num_tokens
-            loss.backward()
-            sums["loss/policy"] += float(surrogate.detach()) / float(total_weight)
-            sums["entropy"] += float(stats.entropy_N.detach().sum()) / num_tokens
-            clipped[at] = clipped_fraction(
-                stats.logp_N.detach(), old_N, advantage_N, config.clip_low, config.clip_high
-            ).cpu()
-        role_N, weight_N = stream.role_N[places], stream.weight_N[places]
-        sums["tokens/policy"] = float(num_tokens)
-        for name, role in SPANS.items():
-            inside = role_N == role
-            sums[f"share/{name}"] = float(weight_N[inside].sum() / total_weight)
-            sums[f"clipped/{name}"] = float(clipped[places][inside].mean()) if inside.any() else 0.0
-        return sums
-
-    def _imitation_gradient(self, entries: Sequence[Entry]) -> dict[str, float]:
-        """Backward of the self-imitation loss: a stream of its own, over its own Σw."""
+    def _imitate(self) -> dict[str, float]:
+        """Replay some episodes: a stream of its own, beside the policy's."""
         settings = self.config.imitation
+        if self.replay is None or not len(self.replay):
+            return {}
         factor = settings.weight
         if settings.ramp_iterations:
             factor *= cosine_ramp(self.iteration, settings.ramp_iterations)
-        assert self.replay is not None
-        rows = [(row, entry.advantage) for entry in entries for row in self.replay.rows(entry)]
-        replayed = [row for row, _ in rows]
-        reference = self._measure_reference(replayed) if self.config.credit.needs_energy else None
-        stream = self._stream(replayed, [advantage for _, advantage in rows], reference)
-        total_weight, num_tokens = stream.weight_N.sum().clamp(min=1e-8), len(stream.role_N)
-        loss_sum, importance = 0.0, torch.zeros(num_tokens)
-        for indices in micro_batches(stream.rows, self.config.micro_batch_tokens):
-            at = stream.of(indices)
-            stats = forward(self.policy.model, [stream.rows[i] for i in indices], self.sampling.temperature)
-            device = stats.logp_N.device
-            behaviour_N = stream.behaviour_logp_N[at].to(device)
-            loss = imitation_loss(
-                stats.logp_N,
-                behaviour_N,
-                stream.advantage_N[at].to(device),
-                stream.weight_N[at].to(device),
-                settings.truncation,
-            )
-            (factor * loss / total_weight).backward()
-            loss_sum += float(loss.detach()) / float(total_weight)
-            ratio_N = (stats.logp_N.detach() - behaviour_N).clamp(-20, 20).exp()
-            importance[at] = ratio_N.clamp(max=settings.truncation).cpu()
-        return {
-            "loss/imitation": loss_sum,
-            "imitation/factor": factor,
-            "imitation/ess": effective_sample_size(importance),
-            "tokens/imitation": float(num_tokens),
-        }
+        replay = self.replay
+        entries = replay.sample(settings.episodes_per_step, self.rng)
+        rows = [row for entry in entries for row in replay.rows(entry)]
+        advantages = [entry.advantage for entry in entries for _ in replay.rows(entry)]
+        reference = self._measure_reference(rows) if self.config.credit.needs_energy else None
+        stream = build_stream(rows, advantages, self.config, reference)
+        return imitation_gradient(self.policy.model, stream, factor, self.config, self.sampling.temperature)
 
     def _advantages(self, episodes: Sequence[Episode]) -> tuple[np.ndarray, list[float]]:
         """([episodes] advantages for the policy stream, R − group mean for replay)."""
@@ -347,21 +259,6 @@ class Trainer:
     def _measure_reference(self, rows: Sequence[Row]) -> TokenStats:
         return measure(self.reference, rows, self.config.micro_batch_tokens, self.sampling.temperature)
 
-    def _stream(self, rows: Sequence[Row], advantages: Sequence[float], reference: TokenStats | None) -> Tokens:
-        """Flatten rows into tokens with their advantage and credit; `reference` is of the same tokens."""
-        counts = [int(row.sampled.sum()) for row in rows]
-        role_N = torch.from_numpy(np.concatenate([row.roles[row.sampled] for row in rows]))
-        energy_N, reference_logp_N = (reference.energy_N, reference.logp_N) if reference else (None, None)
-        return Tokens(
-            rows=rows,
-            starts=np.concatenate([[0], np.cumsum(counts)]),
-            role_N=role_N,
-            behaviour_logp_N=torch.from_numpy(np.concatenate([row.logprobs[row.sampled] for row in rows])),
-            advantage_N=torch.tensor(np.repeat(advantages, counts), dtype=torch.float32),
-            weight_N=self.config.credit.weights(role_N, energy_N),
-            reference_logp_N=reference_logp_N,
-        )
-
     def _diagnose(self, episodes: Sequence[Episode], rows: Sequence[Row]) -> TokenStats | None:
         """In the iterations before a bottleneck report, keep what each group says about it.
 
@@ -372,24 +269,7 @@ class Trainer:
         if not due:
             return None
         stats = self._measure_reference(rows)
-        energy_N = stats.energy_N.numpy()
-        ends = np.cumsum([int(row.sampled.sum()) for row in rows])
-        roles: dict[int, list[np.ndarray]] = {}
-        energies: dict[int, list[np.ndarray]] = {}
-        for row, end in zip(rows, ends, strict=True):
-            role_N = row.roles[row.sampled]
-            roles.setdefault(row.episode, []).append(role_N)
-            energies.setdefault(row.episode, []).append(energy_N[end - len(role_N) : end])
-        for indices in group_indices(episodes):
-            known = [index for index in indices if index in roles]
-            if len(known) > 1:
-                self._groups.append(
-                    group_energy(
-                        [episodes[index].episode_return for index in known],
-                        [np.concatenate(roles[index]) for index in known],
-                        [np.concatenate(energies[index]) for index in known],
-                    )
-                )
+        self._groups += group_energies(episodes, rows, stats.energy_N.numpy())
         return stats
 
     def _next_tasks(self) -> list[Task]:
@@ -466,7 +346,8 @@ class Trainer:
         return None if self.reference is None else weights_digest(self.reference)
 
     def close(self) -> None:
-        """Close the log and the replay buffer."""
+        """Close the log and the replay buffer, and give the folder back."""
         if self.replay is not None:
             self.replay.close()
         self.log.close()
+        self._lock.close()

@@ -10,10 +10,12 @@ import torch
 
 from agentkit.memory.records import Role
 from agentkit.policies.policy import Sampling
+from agentkit.training import streams
 from agentkit.training.config import ImitationConfig, TrainConfig
 from agentkit.training.credit import ActFocus, Uniform
 from agentkit.training.replay import Entry
 from agentkit.training.rows import build_rows
+from agentkit.training.streams import build_stream
 from agentkit.training.trainer import Trainer
 
 ADVANTAGES = [1.5, -0.7, -0.8, 0.4]
@@ -118,9 +120,16 @@ def policy_gradient(trainer, rows):
     trainer.policy.model.zero_grad(set_to_none=True)
     needs_reference = trainer.config.credit.needs_energy or trainer.config.kl_coef > 0
     reference = trainer._measure_reference(rows) if needs_reference else None
-    stream = trainer._stream(rows, ADVANTAGES, reference)
-    values = trainer._policy_gradient(stream, list(range(len(rows))))
+    stream = build_stream(rows, ADVANTAGES, trainer.config, reference)
+    values = streams.policy_gradient(trainer.policy.model, stream, list(range(len(rows))), trainer.config, TEMPERATURE)
     return values, flat(trainer.policy.model)
+
+
+def replay_only(trainer, monkeypatch, entries, rows_of):
+    """Let the trainer's buffer hold and draw just these entries."""
+    monkeypatch.setattr(type(trainer.replay), "__len__", lambda self: len(entries))
+    monkeypatch.setattr(trainer.replay, "sample", lambda num, rng: entries)
+    monkeypatch.setattr(trainer.replay, "rows", rows_of)
 
 
 CASES = {
@@ -189,9 +198,9 @@ def test_credit_changes_the_policy_term_but_neither_entropy_nor_kl(make, rows):
 def test_the_imitation_gradient_is_that_of_the_formula_over_its_own_tokens(make, rows, monkeypatch, micro_batch_tokens):
     trainer = make(imitation=ImitationConfig(weight=0.3, truncation=1.2), micro_batch_tokens=micro_batch_tokens)
     entries = [Entry(number, str(number), advantage, 0) for number, advantage in enumerate([0.9, 0.2, 1.7, 0.5])]
-    monkeypatch.setattr(trainer.replay, "rows", lambda entry: [rows[entry.number]])
+    replay_only(trainer, monkeypatch, entries, lambda entry: [rows[entry.number]])
     trainer.policy.model.zero_grad(set_to_none=True)
-    values = trainer._imitation_gradient(entries)
+    values = trainer._imitate()
     found = flat(trainer.policy.model)
 
     model, token = over_all_tokens(trainer, rows)
@@ -211,16 +220,16 @@ def test_the_imitation_gradient_is_that_of_the_formula_over_its_own_tokens(make,
 
 def test_the_imitation_weight_rises_along_its_ramp(make, rows, monkeypatch):
     trainer = make(imitation=ImitationConfig(weight=0.8, ramp_iterations=4))
-    monkeypatch.setattr(trainer.replay, "rows", lambda entry: [rows[0]])
+    replay_only(trainer, monkeypatch, [Entry(0, "a", 1.0, 0)], lambda entry: [rows[0]])
     factors = []
     for trainer.iteration in (1, 2, 4, 9):
-        factors.append(trainer._imitation_gradient([Entry(0, "a", 1.0, 0)])["imitation/factor"])
+        factors.append(trainer._imitate()["imitation/factor"])
     assert factors == pytest.approx([0.8 * 0.5 * (1 - 2**-0.5), 0.4, 0.8, 0.8])
 
 
 def test_energies_for_credit_are_standardised_over_all_rows_and_not_per_micro_batch(make, rows):
     trainer = make(micro_batch_tokens=1)
-    stream = trainer._stream(rows, ADVANTAGES, trainer._measure_reference(rows))
+    stream = build_stream(rows, ADVANTAGES, trainer.config, trainer._measure_reference(rows))
     _, token = over_all_tokens(trainer, rows)
     assert stream.weight_N.numpy() == pytest.approx(written_out_weights(token, 0.1, 0.5).numpy(), abs=1e-3)
 

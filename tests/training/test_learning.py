@@ -126,7 +126,7 @@ def test_the_right_answer_becomes_the_rule(tmp_path, setting):
 
 def test_imitation_alone_finds_the_right_answer_too(tmp_path, monkeypatch):
     """With the policy's own gradient taken out, what remains is replay of what went well."""
-    monkeypatch.setattr("agentkit.training.trainer.policy_loss", lambda logp, *_: 0.0 * logp.sum())
+    monkeypatch.setattr("agentkit.training.streams.policy_loss", lambda logp, *_: 0.0 * logp.sum())
     found = successes(tmp_path, entropy_coef=0.0, imitation=ImitationConfig(weight=1.0))
     assert found[0] < 0.6
     assert np.mean(found[-4:]) > 0.85

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from agentkit.errors import CheckpointError, ConfigError, PolicyFault
+from agentkit.errors import CheckpointError, ConfigError, OwnedElsewhereError, PolicyFault
 from agentkit.memory.log import EpisodeLog
 from agentkit.policies.policy import Sampling
 from agentkit.training.checkpoint import list_checkpoints
@@ -173,8 +173,12 @@ def test_a_run_is_not_resumed_beside_another_reference_or_from_another_seed(part
 
 
 def test_a_new_run_does_not_overwrite_one_that_has_come_further(parts, make_trainer, tmp_path):
-    make_trainer(tmp_path, iterations=1).train()
+    first = make_trainer(tmp_path, iterations=1)
+    first.train()
     before = untimed(tmp_path)
+    with pytest.raises(OwnedElsewhereError):
+        make_trainer(tmp_path, iterations=2)
+    first.close()
     with pytest.raises(CheckpointError, match=r"has come to iteration 1; call restore\(\)"):
         make_trainer(tmp_path, iterations=2).train()
     assert untimed(tmp_path) == before
