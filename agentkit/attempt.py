@@ -91,6 +91,7 @@ class Attempt:
         self._task_key = self.task.key
         self._world = LiveWorld(self.task, self.limits.env_step_s)
         self._turns: list[Turn] = []
+        self._open = False
         self._success = False
         self._version = self.policy.version
         self._snapshot = self.recall.snapshot_id if self.recall is not None else None
@@ -167,6 +168,7 @@ class Attempt:
                 policy_s=time.perf_counter() - begun,
             )
         )
+        self._open = True
         part = Part(role=Role.OTHER, text=completion.text)
         if not completion.response_ids:
             return Message(speaker="assistant", parts=(part,))
@@ -178,8 +180,9 @@ class Attempt:
         A response without a well-formed answer (None) reaches the environment as an empty text, so that it
         costs a turn and earns the environment's own feedback.
         """
-        if not self._turns:
-            raise ConfigError("act() before ask(): the graph has no turn to act in")
+        if not self._open:
+            raise ConfigError("act() without an ask() before it: there is no turn to act in")
+        self._open = False
         begun = time.perf_counter()
         observation, reward, terminated, truncated = await self._world.step(action or "")
         turn = self._turns[-1]

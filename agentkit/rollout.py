@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
 
@@ -131,22 +132,17 @@ def collect(policy: Policy, tasks: Sequence[Task], **options: Any) -> list[Episo
 
 
 def run_sync(make: Callable[[], Awaitable[Any]]) -> Any:
-    """Run a coroutine to its end from synchronous code.
-
-    Raises:
-        ConfigError: Called inside a running event loop (a notebook); await the `_async` function there.
-    """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        pass
-    else:
-        raise ConfigError("an event loop is running (a notebook?); await the _async function instead")
-
+    """Run a coroutine to its end from synchronous code; inside a running event loop (a notebook), on a thread."""
     results: list[Any] = []
 
     async def main() -> None:  # returns nothing: in Python 3.11, `asyncio.run` formats what its coroutine returns
         results.append(await make())
 
-    asyncio.run(main())
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(main())
+    else:
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(asyncio.run, main()).result()
     return results[0]

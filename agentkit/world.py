@@ -164,16 +164,25 @@ class LiveWorld:
             except Exception as error:  # noqa: BLE001 - becomes an EnvironmentFault below
                 raised = error
         else:
-            limit = asyncio.timeout(self.step_s)
+            returned: list[_Outcome] = []
+
+            def timed() -> None:
+                try:
+                    returned.append((work(), None))
+                except BaseException as error:  # noqa: BLE001 - becomes an EnvironmentFault below
+                    returned.append((None, error))
+
             try:
-                async with limit:
-                    result, raised = await self._thread.call(work)
+                async with asyncio.timeout(self.step_s):
+                    await self._thread.call(timed)
             except TimeoutError as error:
-                self._dead = True
-                raise EnvironmentFault(
-                    f"{self.task.env_id}: {name}() did not return within {self.step_s:g} s; raise the limit "
-                    "(env_step_s) if it is slow rather than stuck"
-                ) from error
+                if not returned:  # else the event loop was late, a model computing on it, and not the environment
+                    self._dead = True
+                    raise EnvironmentFault(
+                        f"{self.task.env_id}: {name}() did not return within {self.step_s:g} s; raise the limit "
+                        "(env_step_s) if it is slow rather than stuck"
+                    ) from error
+            result, raised = returned[0]
             if raised is None:
                 return result
         if isinstance(raised, AgentkitError):

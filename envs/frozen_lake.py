@@ -53,7 +53,7 @@ class FrozenLake(Puzzle):
         max_actions: int = 10,
         max_actions_per_turn: int = 2,
     ) -> None:
-        """Make the environment; defaults are those of RAGEN and ActFocus (arXiv 2605.14558), not slippery.
+        """Make the environment; defaults are RAGEN's maps and budgets, not slippery (ActFocus: coords, unstated slip).
 
         Args:
             size: rows and columns, 2 to 16.

@@ -149,7 +149,7 @@ class Episode(Record):
     """One attempt at one task, complete or failed."""
 
     id: str
-    """Unique; derived from run, task and attempt so that a resumed run names its episodes the same."""
+    """Hash of the content, timings aside: the same play has the same id, so a resumed run may record it again."""
     format: int = FORMAT_VERSION
     task: Task
     attempt: int = 0

@@ -59,7 +59,7 @@ def group_energies(
         rows: Their rows, all of them.
         energy_N: Energy of the rows' sampled tokens, row after row.
     """
-    ends = np.cumsum([int(row.sampled.sum()) for row in rows])
+    ends = np.cumsum([row.num_sampled for row in rows])
     roles: dict[int, list[NDArray[np.int8]]] = defaultdict(list)
     energies: dict[int, list[NDArray[np.float32]]] = defaultdict(list)
     for row, end in zip(rows, ends, strict=True):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentkit.memory.records import Role
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Uniform(BaseModel):
@@ -19,6 +21,8 @@ class Uniform(BaseModel):
 
     def weights(self, role_N: torch.Tensor, energy_N: torch.Tensor | None) -> torch.Tensor:
         """[N] ones."""
+        import torch
+
         return torch.ones(len(role_N))
 
 
@@ -56,10 +60,13 @@ class ActFocus(BaseModel):
             role_N: [N] `Role` of each token.
             energy_N: [N] energy under the reference; may be None if β is 0.
 
+        >>> import torch
         >>> role = torch.tensor([Role.THOUGHT, Role.ACTION, Role.ACTION, Role.FORMAT])
         >>> ActFocus().weights(role, torch.tensor([9.0, -1.0, 1.0, 9.0])).round(decimals=3).tolist()
         [0.1..., 1.13..., 1.36..., 1.0]
         """
+        import torch
+
         weight_N = torch.full((len(role_N),), self.other_weight)
         weight_N[role_N == Role.THOUGHT] = self.alpha
         weight_N[role_N == Role.FORMAT] = self.format_weight

@@ -40,11 +40,6 @@ class TokenStats:
         return TokenStats(self.logp_N[places], self.entropy_N[places], self.energy_N[places])
 
 
-def sampled_tokens(rows: Sequence[Row]) -> int:
-    """How many tokens of the rows were chosen by the policy."""
-    return int(sum(row.sampled.sum() for row in rows))
-
-
 def micro_batches(rows: Sequence[Row], max_tokens: int) -> Iterator[list[int]]:
     """Indices of rows, grouped by length so that no batch exceeds `max_tokens` with its padding.
 
@@ -72,7 +67,7 @@ def forward(model: Any, rows: Sequence[Row], temperature: float = 1.0) -> TokenS
     ids_BL = torch.zeros(len(rows), max(len(row) for row in rows), dtype=torch.long)
     for number, row in enumerate(rows):
         ids_BL[number, : len(row)] = torch.from_numpy(row.ids)
-    at_row = np.concatenate([np.full(int(row.sampled.sum()), number) for number, row in enumerate(rows)])
+    at_row = np.concatenate([np.full(row.num_sampled, number) for number, row in enumerate(rows)])
     at_col = np.concatenate([np.flatnonzero(row.sampled) for row in rows])
     target_N = ids_BL[at_row, at_col].to(model.device)
     hidden_BLH = model.base_model(input_ids=ids_BL.to(model.device), use_cache=False).last_hidden_state
@@ -105,7 +100,7 @@ def forward(model: Any, rows: Sequence[Row], temperature: float = 1.0) -> TokenS
 @torch.no_grad()
 def measure(model: Any, rows: Sequence[Row], max_tokens: int, temperature: float = 1.0) -> TokenStats:
     """`forward` over any number of rows without gradients, in micro-batches; results in the order of the rows."""
-    counts = [int(row.sampled.sum()) for row in rows]
+    counts = [row.num_sampled for row in rows]
     starts = np.concatenate([[0], np.cumsum(counts)])
     out = torch.zeros(3, int(starts[-1]))
     for indices in micro_batches(rows, max_tokens):

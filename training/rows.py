@@ -33,6 +33,11 @@ class Row:
     logprobs: NDArray[np.float32]
     """[L] behaviour log-probability of each sampled token; 0 elsewhere."""
 
+    @property
+    def num_sampled(self) -> int:
+        """How many of its tokens the policy chose."""
+        return int(self.sampled.sum())
+
     def __len__(self) -> int:
         return len(self.ids)
 

@@ -29,8 +29,11 @@ class SftConfig(Settings):
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
     """Peak of a linear warm-up and a cosine decay to a tenth."""
     warmup_steps: int = Field(default=10, ge=0)
+    """Optimizer steps of linear warm-up."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled weight decay of AdamW."""
     max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this norm."""
     micro_batch_tokens: int = Field(default=16_384, ge=1)
     """Most tokens, padding included, in one pass of the network."""
 
@@ -41,6 +44,11 @@ def written_tokens(policy: LocalPolicy) -> Callable[[Turn], Tokens | None]:
     def tokens_of(turn: Turn) -> Tokens | None:
         recorded = recorded_tokens(turn)
         if recorded is not None:
+            if policy.decode_text(turn.response_ids)[0] != turn.response:
+                raise ConfigError(
+                    "the episodes were recorded with another tokenizer than the model's; record them with a model of "
+                    "its family, or with a policy that records texts (an expert, a hosted model)"
+                )
             return recorded
         if not turn.messages:
             return None
@@ -88,7 +96,7 @@ def fine_tune(
         while len(order) < config.rows_per_step:
             order.extend(rng.permutation(len(rows)).tolist())
         batch, order = [rows[i] for i in order[: config.rows_per_step]], order[config.rows_per_step :]
-        num_tokens = sum(int(row.sampled.sum()) for row in batch)
+        num_tokens = sum(row.num_sampled for row in batch)
         optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for indices in micro_batches(batch, config.micro_batch_tokens):

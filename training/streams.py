@@ -59,7 +59,7 @@ def build_stream(
         config: Names the credit scheme.
         reference: What the reference says of the same tokens; None if nothing needs it.
     """
-    counts = [int(row.sampled.sum()) for row in rows]
+    counts = [row.num_sampled for row in rows]
     role_N = torch.from_numpy(np.concatenate([row.roles[row.sampled] for row in rows]))
     return Stream(
         rows=rows,

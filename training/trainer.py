@@ -28,7 +28,7 @@ from agentkit.rollout import collect
 from agentkit.seeding import derive_seed
 from agentkit.task import Task, make_tasks
 from agentkit.training.advantage import centred_returns, group_indices, grpo_advantages, shaped_return
-from agentkit.training.bottleneck import GroupEnergy, bottleneck, group_energies
+from agentkit.training.bottleneck import MIN_GROUPS, GroupEnergy, bottleneck, group_energies
 from agentkit.training.checkpoint import (
     discard_checkpoints,
     latest_checkpoint,
@@ -90,6 +90,17 @@ class Trainer:
         check_model(policy.model)
         self.folder = Path(folder)
         self._lock = FolderLock(self.folder)  # a second trainer would mix its files with ours
+        self.rng = np.random.default_rng(derive_seed(seed, "trainer"))
+        self.iteration = 0
+        self._groups: list[GroupEnergy] = []
+        self._restored = False
+        try:
+            self._open(policy, config, reference)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _open(self, policy: LocalPolicy, config: TrainConfig, reference: Any) -> None:
         self.reference = None
         if config.credit.needs_energy or config.kl_coef > 0 or config.bottleneck_every > 0:
             # A reference that is the learning model itself would freeze it.
@@ -103,10 +114,6 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             policy.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
-        self.rng = np.random.default_rng(derive_seed(seed, "trainer"))
-        self.iteration = 0
-        self._groups: list[GroupEnergy] = []
-        self._restored = False
 
     def train(
         self,
@@ -177,7 +184,7 @@ class Trainer:
         }
         if learn:
             if reference is not None:
-                counts = [int(row.sampled.sum()) for row in rows]
+                counts = [row.num_sampled for row in rows]
                 reference = reference.of(torch.from_numpy(np.repeat(teaches, counts)))
             elif config.credit.needs_energy or config.kl_coef > 0:
                 reference = self._measure_reference(learn)
@@ -198,7 +205,8 @@ class Trainer:
             values["imitation/entries"] = len(self.replay)
         if config.bottleneck_every and self.iteration % config.bottleneck_every == 0:
             values |= bottleneck(self._groups)
-            self._groups = []
+            if len(self._groups) >= MIN_GROUPS:  # else go on gathering
+                self._groups = []
         ended = time.perf_counter()
         return values | {TIMINGS + "collect": collected - begun, TIMINGS + "learn": ended - collected}
 

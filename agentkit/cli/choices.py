@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
+import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from agentkit.cli.show import show_warning
 from agentkit.errors import AgentkitError, ConfigError, EnvironmentFault, PolicyFault, RecordError, unknown_name
@@ -23,6 +25,10 @@ POLICIES = ("random", "expert", "chat")
 """Policies with a name; anything else is a model folder."""
 EMBEDDERS = ("minilm", "hash")
 
+T = TypeVar("T")
+MAKE_S = 60.0
+"""Seconds that making an environment may take."""
+
 
 def check_env(env_id: str, params: dict[str, Any]) -> int:
     """Make the environment once, so that a wrong name or argument is told before anything is played.
@@ -36,9 +42,14 @@ def check_env(env_id: str, params: dict[str, Any]) -> int:
 
     if ":" in env_id and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # `module:id` finds modules in the working directory, as `python -m` does
-    try:
+
+    def actions_per_turn() -> int:
         env = make_env(env_id, **params)
         env.close()
+        return env.max_actions_per_turn
+
+    try:
+        return within(MAKE_S, actions_per_turn, f"making {env_id!r}")
     except AgentkitError:
         raise
     except ModuleNotFoundError as error:
@@ -47,7 +58,27 @@ def check_env(env_id: str, params: dict[str, Any]) -> int:
         ) from error
     except Exception as error:
         raise EnvironmentFault(f"{env_id!r} cannot be made: {type(error).__name__}: {error}") from error
-    return env.max_actions_per_turn
+
+
+def within(limit_s: float, work: Callable[[], T], what: str) -> T:
+    """What `work` returns or raises; `EnvironmentFault` if it takes longer, for an environment may hang."""
+    outcome: list[tuple[T | None, BaseException | None]] = []
+
+    def run() -> None:
+        try:
+            outcome.append((work(), None))
+        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
+            outcome.append((None, error))
+
+    thread = threading.Thread(target=run, daemon=True)  # a hung one does not keep the command from ending
+    thread.start()
+    thread.join(limit_s)
+    if not outcome:
+        raise EnvironmentFault(f"{what} took longer than {limit_s:g} s: the environment hangs, or is too slow for this")
+    result, error = outcome[0]
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]
 
 
 def open_policy(
@@ -150,7 +181,8 @@ def open_memory(
         raise RecordError(f"no memory in {str(folder)!r}; `agentkit memory build LOG --out {folder}` makes one")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # said below, in one line
-        memory = EpisodicMemory.open(folder, embedder=make_embedder(embedder), rebuild=rebuild)
+        index: Literal["chroma", "exact"] = "chroma" if importlib.util.find_spec("chromadb") else "exact"
+        memory = EpisodicMemory.open(folder, embedder=make_embedder(embedder), index=index, rebuild=rebuild)
     with memory:
         if memory.trouble is not None:
             show_warning(f"{memory.trouble}. Until `agentkit memory build --rebuild`, all memories are compared")

@@ -135,7 +135,8 @@ def load_config(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path} is damaged ({error}); restore it, or train anew in another folder") from None
     for override in overrides:
         key, value = parse_assignment(override)
-        if key in every_key(RunConfig) and not key.startswith(CHANGEABLE):
+        known = key in every_key(RunConfig) or key.startswith("env.params.")
+        if known and not key.startswith(CHANGEABLE):
             raise ConfigError(
                 f"{key!r} cannot change in a run that has begun: begin another with `agentkit train`. "
                 f"These can: {', '.join(name.rstrip('.') for name in CHANGEABLE)}"

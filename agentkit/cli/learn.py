@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from agentkit.cli.options import ConfigFile, Overrides, Seed
-from agentkit.cli.show import progress, say, show_table, show_warning
+from agentkit.cli.show import progress, say, show_warning
 from agentkit.errors import ConfigError
 
 
@@ -37,7 +37,7 @@ def fine_tune_model(
         episodes = [one for one in recorded.episodes(success=True if only_success else None) if one.error is None]
     if not episodes:
         kind, hint = ("successful ", "record some, or use --all") if only_success else ("", "record some")
-        raise ConfigError(f"{log!r} has no {kind}episode to learn from; {hint}")
+        raise ConfigError(f"{recorded.location} has no {kind}episode to learn from; {hint}")
     policy = load_folder(model, training=True)
     with progress() as bars:
         bar = bars.add_task("fine-tune", total=steps, note="")
@@ -62,9 +62,9 @@ def train_model(
 
     settings = read_config(config, override or ())
     if dry_run:
-        from agentkit.cli.plan import plan_rows
+        from agentkit.cli.plan import plan_rows, show_plan
 
-        show_table(("", ""), plan_rows(settings))
+        show_plan(plan_rows(settings))
         return
     from agentkit.cli.run import begin_run
 

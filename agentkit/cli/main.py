@@ -61,16 +61,18 @@ def list_environments() -> None:
 def check_environment(
     env: Annotated[str, typer.Argument(metavar="ID", help="Gymnasium id; module:id imports the module first.")],
     param: Params = None,
+    limit_s: Annotated[float, typer.Option("--limit-s", help="Seconds after which it counts as hanging.")] = 300.0,
 ) -> None:
     """Check an environment against the text-environment contract; exit code 1 if it breaks a rule."""
-    from agentkit.cli.choices import check_env
+    from agentkit.cli.choices import check_env, within
     from agentkit.cli.settings import parse_params
     from agentkit.envs import Task, check_text_env
 
     params = parse_params(param or ())
     check_env(env, params)
     with errors.status("checking"):
-        report = check_text_env(Task(env_id=env, seed=0, params=params))
+        task = Task(env_id=env, seed=0, params=params)
+        report = within(limit_s, lambda: check_text_env(task), f"checking {env!r}")
     show_checks(report)
     if not report.ok:
         raise typer.Exit(1)

@@ -10,11 +10,12 @@ from pathlib import Path
 from agentkit.cli.choices import check_env
 from agentkit.cli.config import RunConfig
 from agentkit.cli.run import has_checkpoints
+from agentkit.cli.show import show_table
 
 
 def plan_rows(config: RunConfig) -> list[tuple[str, str]]:
     """(step, what it would do) in the order of a run; nothing is written or loaded."""
-    train, panel = config.train, config.eval
+    train = config.train
     check_env(config.env.id, config.env.params)
     collected = train.tasks_per_iteration * train.group_size
     pool = "new tasks each time" if train.task_pool is None else f"{train.task_pool} different tasks"
@@ -39,14 +40,37 @@ def plan_rows(config: RunConfig) -> list[tuple[str, str]]:
             f"{train.learning_rate:g}, credit {train.credit.name}, {imitation}",
         ),
         ("save", f"a checkpoint every {train.checkpoint_every} iterations, the last {train.keep_checkpoints} kept"),
-        (
-            "evaluate",
-            f"{panel.tasks * panel.attempts} episodes: {panel.tasks} {panel.split} tasks × {panel.attempts} "
-            f"attempts at temperature {panel.temperature:g}",
-        ),
+        ("evaluate", _panel(config)),
         ("write", f"{config.out}/: {', '.join([*outputs, 'model/', 'eval.json'])}"),
     ]
     return [*rows, *(("PROBLEM", problem) for problem in _problems(config))]
+
+
+def evaluation_rows(config: RunConfig, policy: str | None) -> list[tuple[str, str]]:
+    """(step, what `agentkit eval` would do); nothing is written or loaded."""
+    check_env(config.env.id, config.env.params)
+    params = "".join(f" {name}={value!r}" for name, value in config.env.params.items())
+    rows = [
+        ("load", f"model {config.model.path} ({_size(config.model.path)})" if policy is None else f"policy {policy}"),
+        ("play", config.env.id + params),
+        ("evaluate", _panel(config)),
+    ]
+    if policy is None and not config.model.path.is_dir():
+        rows.append(("PROBLEM", f"there is no model folder {str(config.model.path)!r}"))
+    return rows
+
+
+def show_plan(rows: list[tuple[str, str]]) -> None:
+    """Print a plan."""
+    show_table(("", ""), rows)
+
+
+def _panel(config: RunConfig) -> str:
+    panel = config.eval
+    return (
+        f"{panel.tasks * panel.attempts} episodes: {panel.tasks} {panel.split} tasks × {panel.attempts} "
+        f"attempts at temperature {panel.temperature:g}"
+    )
 
 
 def count_parameters(folder: Path) -> int:

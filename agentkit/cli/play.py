@@ -85,7 +85,8 @@ def collect_episodes(
         )
         new = len(log) - before
     failed = [episode.error for episode in episodes if episode.error is not None]
-    say(f"success {wilson(wins, len(episodes))}  episodes {len(episodes)}, {new} new in {out}  failed {len(failed)}")
+    success = wilson(wins, len(episodes))
+    say(f"success {success}  episodes {len(episodes)}, {new} new in {log.location}  failed {len(failed)}")
     if failed:
         raise first_error(failed, len(episodes))
 
@@ -100,6 +101,7 @@ def evaluate_config(
     base_url: BaseUrl = None,
     noise: Noise = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write the report as JSON to this file.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
 ) -> None:
     """Measure success and return on the panel of a configuration, with intervals and baselines."""
     from agentkit.cli.choices import check_env, first_error, load_folder, open_policy
@@ -109,6 +111,11 @@ def evaluate_config(
     if policy is None and (model or base_url or noise is not None):
         raise ConfigError("--model, --base-url and --noise need --policy; without it, model.path is evaluated")
     settings = read_config(config, override or ())
+    if dry_run:
+        from agentkit.cli.plan import evaluation_rows, show_plan
+
+        show_plan(evaluation_rows(settings, policy))
+        return
     actions = check_env(settings.env.id, settings.env.params)
     actor = (
         load_folder(settings.model.path)

@@ -17,7 +17,7 @@ from typing import Any
 
 from agentkit.cli.choices import check_env
 from agentkit.cli.config import RunConfig, read_config
-from agentkit.cli.run import begin_run, measure
+from agentkit.cli.run import begin_run, has_checkpoints, measure
 from agentkit.cli.show import errors, progress, say, show_table
 from agentkit.errors import ConfigError
 from agentkit.evaluation import Interval, Report
@@ -30,6 +30,7 @@ NOISE = 0.5
 """Share of the demonstrator's turns that are one random action: what the clone has to unlearn."""
 CLONING_STEPS = 350
 CLONING_RATE = 2e-3
+SUMMARY = "summary.json"
 MARK = "quickstart.json"
 """Says that a folder was written by the quickstart and may be replaced by it."""
 
@@ -54,25 +55,26 @@ def run_quickstart(folder: Path, *, seed: int = 0, overrides: Sequence[str] = ()
     """Run the whole loop into `folder`; returns what `summary.json` holds.
 
     Args:
-        folder: Replaced if a quickstart wrote it before.
+        folder: Replaced if a quickstart ended there before.
         seed: Seed of everything.
-        overrides: Settings of `quickstart.toml` to change, as `section.key=value`.
+        overrides: Settings of `quickstart.toml` to change, as `section.key=value`; where things are and the seed
+            are not among them.
 
     Raises:
-        ConfigError: The folder holds something else.
+        ConfigError: The folder holds something else, or an interrupted quickstart.
     """
     from agentkit.policies import RandomPolicy
 
     begun = time.perf_counter()
     here = [f"seed={seed}", f"out={json.dumps(str(folder))}", f"model.path={json.dumps(str(folder / 'warm_start'))}"]
-    config = read_config(Path(__file__).with_name("quickstart.toml"), [*here, *overrides])
+    config = read_config(Path(__file__).with_name("quickstart.toml"), [*overrides, *here])
     check_env(config.env.id, config.env.params)
     _clear(folder)
 
-    random = measure(config, RandomPolicy(actions_per_turn=2), None, [])
+    random = measure(config, RandomPolicy(actions_per_turn=2), None, [], baselines=False)
     say(f"random play          {random.success}")
     policy = _warm_start(config)
-    warm_start = measure(config, policy, None, [])
+    warm_start = measure(config, policy, None, [], baselines=False)
     say(f"after the warm start {warm_start.success}")
     after_rl = begin_run(config)
     _remember(folder, config)
@@ -86,7 +88,7 @@ def run_quickstart(folder: Path, *, seed: int = 0, overrides: Sequence[str] = ()
         "optimal": _row(optimal, after_rl),
         "seconds": round(time.perf_counter() - begun, 1),
     }
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     _show(summary, folder)
     return summary
 
@@ -95,6 +97,11 @@ def _clear(folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()):
         if not (folder / MARK).is_file():
             raise ConfigError(f"{str(folder)!r} holds something else than a quickstart; choose another --out")
+        if has_checkpoints(folder) and not (folder / SUMMARY).is_file():
+            raise ConfigError(
+                f"{str(folder)!r} holds a quickstart that was interrupted; go on with it: agentkit resume {folder}, "
+                "or choose another --out"
+            )
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).write_text("{}\n", encoding="utf-8")

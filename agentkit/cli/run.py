@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agentkit.agent import build_agent
 from agentkit.cli.choices import check_env, first_error, load_folder, open_memory
@@ -13,12 +14,12 @@ from agentkit.cli.show import iteration_line, progress, say, show_report
 from agentkit.errors import ConfigError
 from agentkit.evaluation import Report, evaluate
 from agentkit.memory.records import Episode
-from agentkit.policies.local import LocalPolicy
 from agentkit.policies.policy import Policy, Sampling
 from agentkit.recall import EpisodicRecall
 from agentkit.task import make_tasks
-from agentkit.training.checkpoint import latest_checkpoint
-from agentkit.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from agentkit.policies.local import LocalPolicy
 
 
 def begin_run(config: RunConfig) -> Report:
@@ -35,10 +36,7 @@ def begin_run(config: RunConfig) -> Report:
     check_env(config.env.id, config.env.params)
     policy = load_folder(config.model.path, training=True)
     with open_recall(config) as recall:
-        config = pinned(config, recall)
-        config.out.mkdir(parents=True, exist_ok=True)
-        save_config(config, config.out)
-        return _train(config, policy, recall, restore=False)
+        return _train(pinned(config, recall), policy, recall, restore=False)
 
 
 def continue_run(folder: Path, overrides: Sequence[str] = ()) -> Report:
@@ -49,6 +47,8 @@ def continue_run(folder: Path, overrides: Sequence[str] = ()) -> Report:
     Raises:
         CheckpointError: There is no run, or its checkpoint or the initial model is not what it was.
     """
+    from agentkit.training.checkpoint import latest_checkpoint
+
     config = load_config(folder, overrides)
     latest_checkpoint(folder / "checkpoints")
     check_env(config.env.id, config.env.params)
@@ -81,7 +81,9 @@ def pinned(config: RunConfig, recall: EpisodicRecall | None) -> RunConfig:
     return config.replace("memory", folder=config.memory.folder.resolve(), snapshot=recall.snapshot_id)
 
 
-def measure(config: RunConfig, policy: Policy, recall: EpisodicRecall | None, failed: list[str]) -> Report:
+def measure(
+    config: RunConfig, policy: Policy, recall: EpisodicRecall | None, failed: list[str], *, baselines: bool = True
+) -> Report:
     """Evaluate a policy on the configuration's panel; the errors of failed attempts are added to `failed`."""
     settings = config.eval
     tasks = make_tasks(config.env.id, settings.split, settings.tasks, params=config.env.params)
@@ -97,6 +99,7 @@ def measure(config: RunConfig, policy: Policy, recall: EpisodicRecall | None, fa
             policy,
             tasks,
             attempts=settings.attempts,
+            baselines=baselines,
             agent=build_agent(config.agent),
             sampling=Sampling(temperature=settings.temperature, max_new_tokens=config.sampling.max_new_tokens),
             limits=config.limits,
@@ -107,6 +110,8 @@ def measure(config: RunConfig, policy: Policy, recall: EpisodicRecall | None, fa
 
 
 def _train(config: RunConfig, policy: LocalPolicy, recall: EpisodicRecall | None, *, restore: bool) -> Report:
+    from agentkit.training.trainer import Trainer
+
     settings = config.train
     trainer = Trainer(
         policy,
@@ -123,7 +128,8 @@ def _train(config: RunConfig, policy: LocalPolicy, recall: EpisodicRecall | None
     try:
         if restore:
             trainer.restore()
-            save_config(config, config.out)
+        save_config(config, config.out)
+        if restore:
             say(f"going on after iteration {trainer.iteration} of {settings.iterations}")
         with progress() as bars:
             whole = bars.add_task("train", total=settings.iterations, completed=trainer.iteration, note="")

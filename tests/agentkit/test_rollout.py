@@ -395,7 +395,7 @@ def test_a_graph_that_acts_before_it_asks_is_told_so(tasks_of: TasksOf) -> None:
     graph = StateGraph(Debate, context_schema=Attempt)
     graph.add_node("hasty", hasty)
     graph.add_edge(START, "hasty")
-    with pytest.raises(ConfigError, match=r"act\(\) before ask\(\)"):
+    with pytest.raises(ConfigError, match=r"act\(\) without an ask\(\) before it"):
         collect(WAIT, tasks_of(Corridor), agent=graph.compile())
 
 
@@ -406,15 +406,6 @@ def test_impossible_numbers_are_refused(tasks_of: TasksOf) -> None:
 
 def test_no_tasks_give_no_episodes() -> None:
     assert collect(WAIT, []) == []
-
-
-def test_inside_a_running_loop_the_way_out_is_named() -> None:
-    async def main() -> None:
-        with pytest.raises(ConfigError, match="await the _async function instead"):
-            collect(WAIT, [])
-        assert await collect_async(WAIT, []) == []
-
-    asyncio.run(main())
 
 
 def test_a_cancelled_collection_lets_go_of_its_environments(tasks_of: TasksOf) -> None:
@@ -478,3 +469,34 @@ def test_a_turn_that_is_not_acted_on_is_not_held_against_the_policy():
 
     turns = asyncio.run(plan_and_play()).turns
     assert [(turn.node, turn.action, turn.valid) for turn in turns] == [("plan", None, True), ("act", None, False)]
+
+
+def test_collecting_works_inside_a_running_event_loop_as_in_a_notebook() -> None:
+    async def cell() -> list[Episode]:
+        return collect(ExpertPolicy(), make_tasks("agentkit/FrozenLake-v0", num=2))
+
+    assert [episode.success for episode in asyncio.run(cell())] == [True, True]
+
+
+def test_acting_twice_on_one_answer_is_a_bug_of_the_graph() -> None:
+    async def act_twice() -> None:
+        attempt = Attempt(task=make_tasks("agentkit/FrozenLake-v0", num=1)[0], policy=ExpertPolicy())
+        question = Message(speaker="user", parts=(Part(role=Role.OBSERVATION, text=await attempt.start()),))
+        await attempt.ask([question], node="act")
+        await attempt.act("Up")
+        await attempt.act("Up")
+
+    with pytest.raises(ConfigError, match=r"act\(\) without an ask\(\) before it"):
+        asyncio.run(act_twice())
+
+
+def test_an_environment_is_not_blamed_for_an_event_loop_that_was_late(tasks_of: TasksOf) -> None:
+    class Quick(Corridor):
+        metadata = {"render_modes": [], "inline": False}  # noqa: RUF012 - Gymnasium's own convention
+
+    def compute(request: Request) -> str:
+        time.sleep(0.4)  # a model that computes on the loop, longer than an environment may take
+        return as_response("wait")
+
+    episodes = collect(ScriptedPolicy(compute), tasks_of(Quick, num=3), limits=Limits(env_step_s=0.3))
+    assert [episode.error for episode in episodes] == [None] * 3

@@ -51,7 +51,7 @@ def test_fine_tuning_says_what_is_missing(
         lost = collect(RandomPolicy(), make_tasks(LAKE, num=12, params=PARAMS), log=None)
         log.append_many(episode for episode in lost if not episode.success)
     assert agentkit(*sft, "lost.sqlite").stderr == (
-        "error: 'lost.sqlite' has no successful episode to learn from; record some, or use --all\n"
+        "error: lost.sqlite has no successful episode to learn from; record some, or use --all\n"
     )
     assert list(tmp_path.iterdir()) == [tmp_path / "lost.sqlite"]
     (tmp_path / "torn.sqlite").write_bytes(expert_log.read_bytes()[:5000])

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from agentkit.cli import run as run_module
 from agentkit.evaluation import Report
 from agentkit.memory import EpisodeLog
 from agentkit.policies import LocalPolicy
@@ -98,6 +97,8 @@ def test_resume_refuses_what_would_make_it_another_run(
     assert result.exit_code == 0, result.output
 
     assert "'seed' cannot change in a run that has begun" in agentkit("resume", "run", "--set", "seed=3").stderr
+    slippery = agentkit("resume", "run", "--set", "env.params.slip=0.9").stderr
+    assert "'env.params.slip' cannot change in a run that has begun" in slippery
     assert "did you mean 'iterations'?" in agentkit("resume", "run", "--set", "train.iteration=3").stderr
     assert agentkit("resume", "nothing").stderr.startswith("error: no run in 'nothing': it has no config.json")
 
@@ -167,7 +168,7 @@ def test_ctrl_c_points_to_resume(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_module.Trainer, "iterate", interrupted)
+    monkeypatch.setattr("agentkit.training.trainer.Trainer.iterate", interrupted)
     result = agentkit("train", write_config())
     assert result.exit_code == 130
     assert result.stderr.splitlines() == [

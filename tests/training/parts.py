@@ -97,16 +97,16 @@ def digest(model: Any) -> str:
     return state.hexdigest()
 
 
-def make_turn(prompt: Any, response: Any, **changes: Any) -> Turn:
+def make_turn(prompt: Any, ids: Any, **changes: Any) -> Turn:
     """A turn with these ids; the logarithm of the probability of id i is −i/100, and its role is i mod 4 + 3."""
     values: dict[str, Any] = {
         "observation": "",
         "prompt_ids": tuple(prompt),
         "prompt_roles": (Role.OBSERVATION,) * len(prompt),
         "response": "",
-        "response_ids": tuple(response),
-        "response_roles": tuple(Role(i % 4 + 3) for i in response),
-        "logprobs": tuple(-i / 100 for i in response),
+        "response_ids": tuple(ids),
+        "response_roles": tuple(Role(i % 4 + 3) for i in ids),
+        "logprobs": tuple(-i / 100 for i in ids),
     }
     return Turn(**(values | changes))
 

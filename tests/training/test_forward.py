@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agentkit.errors import ConfigError
 from agentkit.training import forward as forward_module
-from agentkit.training.forward import check_model, forward, measure, micro_batches, sampled_tokens
+from agentkit.training.forward import check_model, forward, measure, micro_batches
 from agentkit.training.rows import Row, build_rows
 
 
@@ -124,9 +124,11 @@ def test_chunks_that_are_computed_again_change_neither_numbers_nor_gradients(smo
     handle = model.get_output_embeddings().register_forward_pre_hook(lambda _, args: calls.append(args[0].shape))
     try:
         assert as_array(forward(model, rows, 0.7)) == pytest.approx(whole, abs=1e-5)
-        assert len(calls) == -(-sampled_tokens(rows) // num_chunk)
+        assert len(calls) == -(-sum(row.num_sampled for row in rows) // num_chunk)
         assert (gradients(model, rows) - gradient).abs().max() < 1e-6 * gradient.abs().max()
-        assert len(calls) == 3 * -(-sampled_tokens(rows) // num_chunk), "forward again in the backward pass"
+        assert len(calls) == 3 * -(-sum(row.num_sampled for row in rows) // num_chunk), (
+            "forward again in the backward pass"
+        )
     finally:
         handle.remove()
 
@@ -140,7 +142,7 @@ def test_the_output_layer_sees_sampled_positions_only_and_never_more_than_a_chun
     finally:
         handle.remove()
     assert all(len(shape) == 2 and shape[0] <= 4 for shape in shapes)
-    assert sum(shape[0] for shape in shapes) == sampled_tokens(rows) == 11
+    assert sum(shape[0] for shape in shapes) == sum(row.num_sampled for row in rows) == 11
 
 
 def test_a_model_in_bfloat16_is_measured_in_float32(model, rows):

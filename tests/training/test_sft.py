@@ -29,9 +29,10 @@ def test_the_loss_falls_from_chance_on_text_only_episodes(parts):
 
 
 def test_the_loss_is_the_mean_over_all_sampled_tokens_however_rows_are_batched(parts):
+    speak = parts.make_policy().decode_text
     episodes = [
-        parts.make_episode([parts.make_turn([1, 2, 3], [4])]),
-        parts.make_episode([parts.make_turn([5], list(range(10, 30)))]),
+        parts.make_episode([parts.make_turn([1, 2, 3], [40], response=speak([40])[0])]),
+        parts.make_episode([parts.make_turn([5], range(10, 30), response=speak(range(10, 30))[0])]),
     ]
     weights, losses = set(), set()
     for size in (1, 10**6):
@@ -85,10 +86,12 @@ def test_the_turns_of_a_written_episode_join_into_one_row(parts):
 
 
 def test_recorded_tokens_are_never_encoded_again(parts):
-    turn = parts.make_turn([1, 2], [3, 4]).model_copy(update={"response": "something else"})
-    tokens = written_tokens(parts.make_policy())(turn)
+    policy = parts.make_policy()
+    letters = (*policy.renderer.encode("U"), *policy.renderer.encode("p"))
+    assert policy.renderer.encode("Up") != letters, "the case needs a text that is encoded otherwise than sampled"
+    tokens = written_tokens(policy)(parts.make_turn([1, 2], letters, response="Up"))
     assert tokens is not None
-    assert tokens[:2] == ((1, 2), (3, 4))
+    assert tokens[:2] == ((1, 2), letters)
 
 
 def test_nothing_to_learn_from_is_an_error(parts):
@@ -113,3 +116,12 @@ def test_broken_weights_raise_before_a_step(parts):
     with pytest.raises(PolicyFault, match="not finite"):
         fine_tune(policy, parts.demonstrations(), SftConfig(steps=1, rows_per_step=1))
     assert parts.digest(policy.model) == before
+
+
+def test_ids_that_mean_another_text_here_are_refused(parts):
+    """Also when all of them are within the vocabulary, where they would silently mean something else."""
+    policy = parts.make_policy()
+    turn = parts.make_turn([5, 6], policy.renderer.encode("Up"))
+    spoken = turn.model_copy(update={"response": "Down"})
+    with pytest.raises(ConfigError, match="recorded with another tokenizer than the model's"):
+        fine_tune(policy, [parts.make_episode([spoken])], SftConfig(steps=1))

@@ -401,7 +401,7 @@ def test_what_groups_said_before_a_checkpoint_counts_in_the_next_diagnostic(make
     assert len(second._groups) == 6
     assert second._groups == first._groups
     second.train()
-    assert second._groups == []
+    assert len(second._groups) == 9, "fewer than a report needs: the next one goes on with them"
 
 
 def test_a_trainer_closes_what_it_opened(parts, tmp_path):
