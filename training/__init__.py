@@ -3,8 +3,9 @@
 if __name__ != "agentkit.training":
     raise ImportError("import 'agentkit.training', not 'training'")
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from agentkit.lazy import lazy_names
 
 if TYPE_CHECKING:
     from agentkit.training.config import ImitationConfig as ImitationConfig
@@ -28,13 +29,4 @@ _HOMES = {
 }
 
 __all__ = list(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'agentkit.training' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

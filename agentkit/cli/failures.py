@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from agentkit.cli.show import show_error, show_warning
-from agentkit.errors import AgentkitError, ConfigError
+from agentkit.errors import EXTRA_OF, AgentkitError, ConfigError, missing_extra
 
 DEBUG = "AGENTKIT_DEBUG"
 """Environment variable that, set to 1, lets errors through with their traceback."""
@@ -28,14 +28,6 @@ _WAYS_OUT = {
     errno.ENOTDIR: "a part of the path is a file, not a folder; check the path",
     errno.EEXIST: "it exists already; give another path",
 }
-_EXTRAS = {
-    "torch": "train",
-    "transformers": "train",
-    "safetensors": "train",
-    "tensorboardX": "train",
-    "matplotlib": "train",
-}
-"""Package that commands import -> extra that installs it."""
 
 
 def explain(error: Exception) -> str:
@@ -62,8 +54,8 @@ def explain(error: Exception) -> str:
     if number in _WAYS_OUT:
         where = f"{str(error.filename)!r}: " if isinstance(error, OSError) and error.filename else ""
         return where + _WAYS_OUT[number]
-    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
-        return f"{error.name!r} is not installed; run: pip install 'agentkit-rl[{_EXTRAS[error.name]}]'"
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRA_OF:
+        return str(missing_extra(error.name))
     said = " ".join(str(error).split())
     if isinstance(error, OSError):
         return f"{said}; check the path, the disk and the connection"
