@@ -52,9 +52,10 @@ class BlockingCorridor(Corridor):
     """The same, but every step takes 50 ms on a thread of its own."""
 
     metadata = {"render_modes": [], "inline": False}  # noqa: RUF012 - Gymnasium's own convention
+    pause_s = 0.05
 
     def step(self, action: str) -> Any:
-        time.sleep(0.05)
+        time.sleep(self.pause_s)
         return super().step(action)
 
 
@@ -115,7 +116,7 @@ def test_a_policy_that_never_answers_is_a_fault_after_policy_s(tasks_of: TasksOf
     episodes = collect(Silent(), tasks_of(Corridor, 5), limits=Limits(policy_s=0.1))
     assert {episode.error for episode in episodes} == {"PolicyFault: silent did not answer within policy_s = 0.1 s"}
     assert not any(episode.success for episode in episodes)
-    assert time.monotonic() - begun < 1.0
+    assert time.monotonic() - begun < 10
 
 
 def test_an_episode_that_takes_too_long_is_recorded_with_what_it_has(tasks_of: TasksOf) -> None:
@@ -195,21 +196,20 @@ def test_the_awaited_collection_raises_one_clear_error_too(tasks_of: TasksOf) ->
 
 def test_many_blocking_environments_run_at_once_and_not_in_step(tasks_of: TasksOf) -> None:
     class Uneven(BlockingCorridor):
+        """One takes two steps of 1.5 s, all others ten of 10 ms."""
+
         def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-            self.length = 12 if seed == 0 else 2
+            self.length, self.pause_s = (2, 1.5) if seed == 0 else (10, 0.01)
             return super().reset()
 
-    order = []
+    order: list[int] = []
     begun = time.monotonic()
     episodes = collect(WAIT, tasks_of(Uneven, 64), on_episode=lambda episode: order.append(episode.task.seed))
-    wall = time.monotonic() - begun
     assert all(episode.success for episode in episodes)
-    # The longest takes 12 × 50 ms; one after the other they would take 138 × 50 ms = 6.9 s.
-    assert 0.6 <= wall < 1.6
+    # In step, the others would take their last eight steps after the slow one has ended.
     assert order[-1] == 0
-    # The short ones did not wait for the long one: they took about their own 2 × 50 ms.
-    assert sorted(episode.seconds for episode in episodes)[32] < 0.5
-    assert not any(thread.name == "agentkit-environment" and not thread.daemon for thread in threading.enumerate())
+    # One after the other, the 630 short steps alone would take 6.3 s beside the 3 s of the slow one.
+    assert time.monotonic() - begun < 9.3
 
 
 def test_no_more_attempts_run_at_once_than_allowed(tasks_of: TasksOf) -> None:
@@ -412,20 +412,22 @@ def test_a_cancelled_collection_lets_go_of_its_environments(tasks_of: TasksOf) -
     closed = threading.Event()
 
     class Noted(BlockingCorridor):
+        pause_s = 4.0
+
         def close(self) -> None:
             closed.set()
 
     async def main() -> None:
         task = asyncio.create_task(collect_async(WAIT, tasks_of(Noted)))
-        await asyncio.sleep(0.08)
+        await asyncio.sleep(0.5)
         task.cancel()
         begun = time.monotonic()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert time.monotonic() - begun < 0.04
+        assert time.monotonic() - begun < 2, "the step under way must not be waited for"
 
     asyncio.run(main())
-    assert closed.wait(2)
+    assert closed.wait(10)
 
 
 def test_run_sync_does_not_format_its_result() -> None:

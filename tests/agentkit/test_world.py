@@ -133,7 +133,7 @@ def test_a_hanging_call_is_a_fault_within_the_limit_and_leaves_its_thread_behind
         EnvironmentFault, match=rf"{call}\(\) did not return within 0.1 s; raise the limit \(env_step_s\)"
     ):
         live(tasks_of(Stuck)[0], one_step, step_s=0.1)
-    assert time.monotonic() - begun < 1.0
+    assert time.monotonic() - begun < 10
     release.set()
 
 
