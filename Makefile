@@ -4,12 +4,20 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help quickstart test check format bench clean
+# What the web and desktop environments need from Debian or Ubuntu; without it their tests skip and say so.
+DEBIAN := chromium xvfb
+
+.PHONY: help debian quickstart test check format bench clean
 help:
 	@echo "make quickstart  set up and run the whole loop on a tiny model (runs/quickstart)"
 	@echo "make test        set up and run the tests"
 	@echo "make check       ruff, mypy, import-linter, tests with doctests"
 	@echo "make bench       the benchmarks"
+	@echo "make debian      browser and desktop applications for the web and GUI environments (as root)"
+
+debian:
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(DEBIAN)
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "agentkit needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...")'

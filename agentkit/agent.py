@@ -11,7 +11,7 @@ from langgraph.runtime import Runtime
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentkit.attempt import Attempt, Recalled
-from agentkit.memory.records import Message, Part, Role
+from agentkit.memory.records import Message, Part, Picture, Role
 
 FORMAT_RULE = (
     "Always answer in this form, with nothing before or after it: "
@@ -30,6 +30,9 @@ class AgentConfig(BaseModel):
     """System message; None takes the environment's instructions and the format rule, "" sends none."""
     history: int | None = Field(default=None, ge=0)
     """Past turns shown with the present observation; None shows all, 0 only the present."""
+    images: bool = False
+    """Whether a picture of the screen goes with the present observation, for models that see; past ones are not shown
+    again. The environment has to offer `Screen`."""
 
 
 class State(TypedDict):
@@ -71,7 +74,11 @@ def build_agent(config: AgentConfig | None = None) -> Any:
         if config.history is not None:
             past = past[len(past) - 2 * min(config.history, len(past) // 2) :]
         question = Message(speaker="user", parts=(Part(role=Role.OBSERVATION, text=attempt.observation),))
-        first, *later = [*past, question]
+        shown = question
+        if config.images:
+            picture = Picture(role=Role.OBSERVATION, png=await attempt.look())
+            shown = Message(speaker="user", parts=(*question.parts, picture))
+        first, *later = [*past, shown]
         if state["memory"]:
             first = Message(speaker="user", parts=(Part(role=Role.MEMORY, text=state["memory"]), *first.parts))
         system = config.system

@@ -40,6 +40,11 @@ class Limits(BaseModel):
     """Seconds one call of the environment may take."""
     episode_s: float = Field(default=900.0, gt=0)
     """Seconds one episode may take."""
+    isolate: bool = False
+    """Whether to play every environment in a worker process, also those that do not ask for one: one that crashes or
+    hangs then costs its own episode only."""
+    env_memory_mb: int | None = Field(default=None, ge=1)
+    """Mebibytes of private memory that a worker process may have; with a limit, every environment gets a worker."""
 
 
 class Recalled(Protocol):
@@ -89,7 +94,8 @@ class Attempt:
 
     def __post_init__(self) -> None:
         self._task_key = self.task.key
-        self._world = LiveWorld(self.task, self.limits.env_step_s)
+        limits = self.limits
+        self._world = LiveWorld(self.task, limits.env_step_s, isolate=limits.isolate, memory_mb=limits.env_memory_mb)
         self._turns: list[Turn] = []
         self._open = False
         self._success = False
@@ -111,6 +117,10 @@ class Attempt:
         """Reset the environment; returns the first observation."""
         self.observation = await self._world.reset(self.number)
         return self.observation
+
+    async def look(self) -> bytes:
+        """A PNG image of what the environment shows now; `ConfigError` if it cannot be looked at."""
+        return await self._world.screenshot()
 
     def remember(self) -> tuple[Recalled, ...]:
         """Memories for the present observation; empty without a memory."""
@@ -219,8 +229,10 @@ class Attempt:
     def episode(self, error: str | None = None) -> Episode:
         """The record of the attempt; its id is a hash of its content, so the same play has the same id."""
         group = derive_seed(self.seed, self.policy.name, self._version, self._task_key, self._snapshot)
+        pictures = any(message.pictures for turn in self._turns for message in turn.messages)
         record = Episode(
             id="",
+            format=2 if pictures else 1,
             task=self.task,
             attempt=self.number,
             group_id=f"{group:016x}",

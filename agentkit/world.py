@@ -3,14 +3,14 @@
 An environment whose class says `metadata["inline"]` takes microseconds a step and is called on the event loop,
 which keeps runs reproducible to the bit. Any other gets a thread of its own, from its constructor to its close: it
 may block, may insist on staying in one thread (browsers do), and may hang, in which case the thread is abandoned
-and the episode fails.
+and the episode fails. One whose class says `metadata["isolated"]` lives in a worker process besides, as does any
+other that is asked to: it may crash and eat memory as well, and its process is killed when it hangs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import math
 import queue
 import threading
@@ -18,10 +18,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-import gymnasium
-from gymnasium.envs.registration import load_env_creator
-
-from agentkit.envs import make_env
+from agentkit.envs import TextEnv, make_env
+from agentkit.envs.workers import WorkerEnv, class_metadata
 from agentkit.errors import AgentkitError, ConfigError, EnvironmentFault
 from agentkit.task import Task
 
@@ -75,14 +73,19 @@ class LiveWorld:
     Args:
         task: What to play.
         step_s: Seconds before a call counts as hung; not enforced on inline environments.
+        isolate: Whether to play in a worker process even where the environment's class does not ask for one.
+        memory_mb: Mebibytes of memory that a worker process may have; asks for one.
     """
 
-    def __init__(self, task: Task, step_s: float) -> None:
+    def __init__(self, task: Task, step_s: float, *, isolate: bool = False, memory_mb: int | None = None) -> None:
         self.task = task
         self.step_s = step_s
+        self.isolate = isolate
+        self.memory_mb = memory_mb
         self.info: dict[str, Any] = {}
-        self._env: Any = None
+        self._env: TextEnv | None = None
         self._thread: _Thread | None = None
+        self._limit_s: float | None = step_s
         self._dead = False
 
     @property
@@ -93,33 +96,42 @@ class LiveWorld:
     @property
     def instructions(self) -> str:
         """The environment's rules in words."""
-        if self._env is None:
-            raise ConfigError("the attempt has no environment yet; the graph must await start() first")
-        return getattr(self._env.unwrapped, "instructions", "")
+        return self._begun.instructions
 
     async def expert_action(self) -> str:
         """The environment's own solution for the turn; `EnvironmentFault` if it has no expert."""
-        expert = getattr(self._env.unwrapped, "expert_action", None)
+        expert = getattr(self._begun, "expert_action", None)
         if expert is None:
             raise EnvironmentFault(f"{self.task.env_id} has no expert; it lacks expert_action()")
         return await self._call("expert_action", expert)
 
+    async def screenshot(self) -> bytes:
+        """What the environment shows now, as a PNG image; `ConfigError` if it cannot be looked at."""
+        screenshot = getattr(self._begun, "screenshot", None)
+        if screenshot is None:
+            raise ConfigError(f"{self.task.env_id} cannot be looked at; it lacks screenshot()")
+        return await self._call("screenshot", screenshot)
+
     async def reset(self, attempt: int) -> str:
         """Start the task; returns the first observation."""
-        if not _runs_inline(self.task.env_id):
+        about = class_metadata(self.task.env_id)
+        in_worker = self.isolate or self.memory_mb is not None or about.get("isolated", False)
+        if in_worker or not about.get("inline", False):
             self._thread = _Thread()
-        await self._call("__init__", self._make)
+        if in_worker:
+            self._limit_s = None  # it keeps to the limit itself, and knows more of what has happened
+        await self._call("__init__", lambda: self._make(in_worker))
         options = {"split": self.task.split, "attempt": attempt}
-        result = await self._call("reset", lambda: self._env.reset(seed=self.task.seed, options=options))
+        env = self._begun
+        result = await self._call("reset", lambda: env.reset(seed=self.task.seed, options=options))
         observation, info = self._unpack("reset", result, 2)
         self._check(observation, info)
         return observation
 
     async def step(self, action: str) -> tuple[str, float, bool, bool]:
         """(observation, reward, terminated, truncated)."""
-        if self._env is None:
-            raise ConfigError("the attempt has no environment yet; the graph must await start() first")
-        result = await self._call("step", lambda: self._env.step(action))
+        env = self._begun
+        result = await self._call("step", lambda: env.step(action))
         observation, reward, terminated, truncated, info = self._unpack("step", result, 5)
         self._check(observation, info)
         try:
@@ -148,8 +160,17 @@ class LiveWorld:
         elif not self._dead:
             self._close()
 
-    def _make(self) -> None:
-        self._env = make_env(self.task)
+    @property
+    def _begun(self) -> TextEnv:
+        if self._env is None:
+            raise ConfigError("the attempt has no environment yet; the graph must await start() first")
+        return self._env
+
+    def _make(self, in_worker: bool) -> None:
+        if in_worker:
+            self._env = WorkerEnv(self.task, step_s=self.step_s, memory_mb=self.memory_mb)
+        else:
+            self._env = make_env(self.task)
 
     def _close(self) -> None:
         env, self._env = self._env, None
@@ -173,7 +194,7 @@ class LiveWorld:
                     returned.append((None, error))
 
             try:
-                async with asyncio.timeout(self.step_s):
+                async with asyncio.timeout(self._limit_s):
                     await self._thread.call(timed)
             except TimeoutError as error:
                 if not returned:  # else the event loop was late, a model computing on it, and not the environment
@@ -204,15 +225,3 @@ class LiveWorld:
         if not isinstance(info, dict):
             raise EnvironmentFault(f"{self.task.env_id}: info is {type(info).__name__}, not a dict")
         self.info = info
-
-
-def _runs_inline(env_id: str) -> bool:
-    """Told by the class, because the constructor already has to run on the environment's own thread."""
-    module, _, env_id = env_id.rpartition(":")
-    if module:
-        importlib.import_module(module)
-    spec = gymnasium.registry.get(env_id)
-    if spec is None:
-        return True  # `make_env` says what is wrong
-    creator = spec.entry_point if callable(spec.entry_point) else load_env_creator(str(spec.entry_point))
-    return bool(getattr(creator, "metadata", {}).get("inline", False))

@@ -8,7 +8,7 @@ if __name__ != "agentkit.envs":
 
 from agentkit.envs.baselines import optimal_success, random_success
 from agentkit.envs.check import check_text_env
-from agentkit.envs.contract import AnyText, Expert, Goals, Snapshot, TextEnv
+from agentkit.envs.contract import AnyText, Expert, Goals, Screen, Snapshot, TextEnv, offers
 from agentkit.envs.puzzle import Puzzle
 from agentkit.envs.registration import list_envs, make_env, register_envs
 from agentkit.task import Task, make_tasks
@@ -18,6 +18,7 @@ __all__ = [
     "Expert",
     "Goals",
     "Puzzle",
+    "Screen",
     "Snapshot",
     "Task",
     "TextEnv",
@@ -25,6 +26,7 @@ __all__ = [
     "list_envs",
     "make_env",
     "make_tasks",
+    "offers",
     "optimal_success",
     "random_success",
     "register_envs",

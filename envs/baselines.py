@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from random import Random
+from typing import Any
 
-from agentkit.envs.contract import SEPARATOR, Expert, TextEnv, whole_number
-from agentkit.envs.registration import make_env
+from agentkit.envs.contract import SEPARATOR, Expert, TextEnv, offers, whole_number
+from agentkit.envs.workers import open_env
 from agentkit.errors import ConfigError
 from agentkit.task import Task
 
@@ -22,8 +23,8 @@ def optimal_success(tasks: Iterable[Task]) -> list[float]:
     """
     chances = []
     for task in tasks:
-        env = make_env(task)
-        if not isinstance(env, Expert):
+        env: Any = open_env(task)
+        if not offers(env, Expert):
             raise ConfigError(f"{task.env_id!r} has no expert (agentkit.envs.Expert) to tell its optimum")
         env.reset(seed=task.seed, options={"split": task.split})
         chances.append(env.expert_success())
@@ -49,7 +50,7 @@ def random_success(tasks: Iterable[Task], *, attempts: int = 16, seed: int = 0) 
     whole_number("attempts", attempts)
     shares = []
     for task in tasks:
-        env = make_env(task)
+        env = open_env(task)
         wins = sum(
             _play_randomly(env, task, attempt, Random(f"{seed}|{attempt}|{task.key}")) for attempt in range(attempts)
         )

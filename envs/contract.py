@@ -1,7 +1,8 @@
 """The text-environment contract: strings in, strings out, on top of Gymnasium.
 
 `TextEnv` holds what every family shares: reading a turn's text, budgets, feedback and `info`. A family adds
-its levels and its moves. What else an environment can do is a capability: `Snapshot`, `Expert`, `Goals`.
+its levels and its moves. What else an environment can do is a capability: `Snapshot`, `Expert`, `Goals`,
+`Screen`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import gymnasium
 from gymnasium.error import ResetNeeded
 
-from agentkit.errors import ConfigError, unknown_name
+from agentkit.errors import AgentkitError, ConfigError, unknown_name
 from agentkit.task import SPLITS
 
 SEPARATOR = "||"
@@ -93,6 +94,31 @@ class Goals(Protocol):
         """What is reached in the current state, in the same words."""
 
 
+@runtime_checkable
+class Screen(Protocol):
+    """The environment can be looked at, for models that see."""
+
+    def screenshot(self) -> bytes:
+        """What it shows now, as a PNG image."""
+
+
+CAPABILITIES: dict[str, type] = {"Snapshot": Snapshot, "Expert": Expert, "Goals": Goals, "Screen": Screen}
+METHODS: dict[type, tuple[str, ...]] = {
+    Snapshot: ("snapshot", "restore"),
+    Expert: ("expert_action", "expert_success"),
+    Goals: ("desired_goal", "achieved_goal"),
+    Screen: ("screenshot",),
+}
+
+
+def offers(env: object, capability: type) -> bool:
+    """Whether an environment or its class has the methods of `Snapshot`, `Expert`, `Goals` or `Screen`.
+
+    To be used in place of `isinstance`, which from Python 3.12 on does not see what wrappers and workers hand on.
+    """
+    return all(hasattr(env, method) for method in METHODS[capability])
+
+
 class TextEnv(gymnasium.Env[str, str]):
     """A Gymnasium environment played in text, turn by turn.
 
@@ -106,8 +132,10 @@ class TextEnv(gymnasium.Env[str, str]):
     and `_admissible`; an adapter to another engine may override `reset` and `step` whole.
     """
 
-    metadata: dict[str, Any] = {"render_modes": [], "inline": False}  # noqa: RUF012 - Gymnasium's own convention
-    """`inline`: a step takes microseconds and never blocks, so it may run on an event loop."""
+    metadata: dict[str, Any] = {"render_modes": [], "inline": False, "isolated": False}  # noqa: RUF012 - as Gymnasium
+    """`inline`: a step takes microseconds and never blocks, so it may run on an event loop. `isolated`: it may crash
+    the process it is in, so that rollouts play it in a worker process. `most_at_once`: so many of them at most should
+    be played at the same time; no such entry, no such limit."""
     instructions: str = ""
     """Rules, symbols, actions and limits: what a player must know besides the observations."""
     example: str = ""
@@ -123,7 +151,10 @@ class TextEnv(gymnasium.Env[str, str]):
 
         Raises:
             ConfigError: a budget is not a whole number of at least 1.
+            MissingExtraError, MissingPartError: what `unavailable` says.
         """
+        if (missing := self.unavailable()) is not None:
+            raise missing
         self.max_turns = whole_number("max_turns", max_turns)
         self.max_actions = whole_number("max_actions", max_actions)
         self.max_actions_per_turn = whole_number("max_actions_per_turn", max_actions_per_turn)
@@ -133,6 +164,14 @@ class TextEnv(gymnasium.Env[str, str]):
         self.action_space = AnyText()
         self.turns_left = self.actions_left = 0
         self._over = True
+
+    @classmethod
+    def unavailable(cls) -> AgentkitError | None:
+        """What is not installed that the family needs, as the error that names the command to install it, or None.
+
+        Told without importing or starting anything heavy: listings ask every family.
+        """
+        return None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start an attempt at an instance.
@@ -186,14 +225,12 @@ class TextEnv(gymnasium.Env[str, str]):
         terminated = self._outcome() is not None
         truncated = not terminated and (self.turns_left == 0 or self.actions_left == 0)
         self._over = terminated or truncated
-        observation = self._observe()
-        if feedback:
-            observation = " ".join(feedback) + "\n" + observation
+        observation = "\n".join(part for part in (*feedback, self._observe()) if part)
         return observation, reward, terminated, truncated, self._info(valid)
 
     def _read(self, text: str) -> tuple[list[Any], list[str], bool]:
         """The actions to play, the feedback on the text, and whether all of it was understood."""
-        pieces = [piece for piece in map(str.strip, text.split(SEPARATOR)) if piece]
+        pieces = self._pieces(text)
         allowed = min(self.max_actions_per_turn, self.actions_left)
         feedback = [f"Only the first {_count(allowed, 'action')} played."] if len(pieces) > allowed else []
         actions: list[Any] = []
@@ -205,9 +242,7 @@ class TextEnv(gymnasium.Env[str, str]):
         valid = 0 < len(actions) == min(len(pieces), allowed)
         if not valid:
             culprit = pieces[len(actions)] if pieces else text.strip()
-            shown = culprit if len(culprit) <= 40 else culprit[:37] + "..."
-            rest = "the actions before it were played." if actions else f"write for example: {self.example}"
-            feedback = [f"Not understood: {shown!r}; {rest}"]
+            feedback = [self._misread(culprit, bool(actions))]
         return actions, feedback, valid
 
     def _info(self, valid: bool) -> dict[str, Any]:
@@ -222,6 +257,16 @@ class TextEnv(gymnasium.Env[str, str]):
         """Put the world into the start state of the instance."""
         raise NotImplementedError
 
+    def _pieces(self, text: str) -> list[str]:
+        """The actions of a turn's text, not yet read; a family whose actions quote text may split it otherwise."""
+        return [piece for piece in map(str.strip, text.split(SEPARATOR)) if piece]
+
+    def _misread(self, culprit: str, some_played: bool) -> str:
+        """Feedback on a piece that was not understood; a family may have words of its own."""
+        shown = culprit if len(culprit) <= 40 else culprit[:37] + "..."
+        rest = "the actions before it were played." if some_played else f"write for example: {self.example}"
+        return f"Not understood: {shown!r}; {rest}"
+
     def _parse(self, text: str) -> Any:
         """The action that one piece of text means, in any form but None; None if it is not understood."""
         raise NotImplementedError
@@ -231,7 +276,7 @@ class TextEnv(gymnasium.Env[str, str]):
         raise NotImplementedError
 
     def _observe(self) -> str:
-        """The current state in text."""
+        """The current state in text; '' if the remarks on the actions have said it all."""
         raise NotImplementedError
 
     def _outcome(self) -> bool | None:

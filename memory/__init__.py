@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from agentkit.memory.records import Episode as Episode
     from agentkit.memory.records import Message as Message
     from agentkit.memory.records import Part as Part
+    from agentkit.memory.records import Picture as Picture
     from agentkit.memory.records import Role as Role
     from agentkit.memory.records import Turn as Turn
 
@@ -28,6 +29,7 @@ _HOMES = {
     "Message": "agentkit.memory.records",
     "MiniLMEmbedder": "agentkit.memory.embedders",
     "Part": "agentkit.memory.records",
+    "Picture": "agentkit.memory.records",
     "Role": "agentkit.memory.records",
     "Turn": "agentkit.memory.records",
 }

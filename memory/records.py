@@ -6,16 +6,25 @@ exactly as the engine saw and sampled them; they are never decoded and encoded a
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from enum import IntEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, field_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    field_serializer,
+    model_validator,
+)
 
 from agentkit.task import Task
 
-FORMAT_VERSION = 1
-"""Version of the record's format, written with every episode."""
+FORMAT_VERSION = 2
+"""Newest version of the record's format; 2 added pictures. An episode is written in the oldest that can hold it."""
 
 
 class Role(IntEnum):
@@ -54,6 +63,18 @@ Text = Annotated[str, AfterValidator(encodable)]
 """Text from outside, made fit to be recorded."""
 
 
+def _from_base64(value: Any) -> Any:
+    return base64.b64decode(value, validate=True) if isinstance(value, str) else value
+
+
+Png = Annotated[
+    bytes,
+    BeforeValidator(_from_base64),
+    PlainSerializer(lambda value: base64.b64encode(value).decode("ascii"), when_used="json"),
+]
+"""The bytes of an image file, carried as base64 where bytes cannot go."""
+
+
 class Record(BaseModel):
     """Base of all records: frozen, and unknown fields are errors; infinities and NaN survive as JSON."""
 
@@ -67,11 +88,24 @@ class Part(Record):
     text: Text
 
 
+class Picture(Record):
+    """A picture in a message, for models that see."""
+
+    role: Role
+    png: Png
+    """The PNG file; base64 in JSON."""
+
+    @property
+    def text(self) -> str:
+        """Nothing: a picture has no words."""
+        return ""
+
+
 class Message(Record):
     """One chat message, as shown to the policy."""
 
     speaker: Literal["system", "user", "assistant"]
-    parts: tuple[Part, ...]
+    parts: tuple[Part | Picture, ...]
     ids: tuple[int, ...] | None = None
     """For an assistant message: the ids that were sampled, so that a later prompt repeats them exactly."""
     roles: tuple[Role, ...] | None = None
@@ -85,6 +119,11 @@ class Message(Record):
     def text(self) -> str:
         """The parts' texts joined."""
         return "".join(part.text for part in self.parts)
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """The pictures among the parts."""
+        return tuple(part for part in self.parts if isinstance(part, Picture))
 
 
 class Turn(Record):
@@ -150,7 +189,8 @@ class Episode(Record):
 
     id: str
     """Hash of the content, timings aside: the same play has the same id, so a resumed run may record it again."""
-    format: int = FORMAT_VERSION
+    format: int = 1
+    """Oldest version of the format that can hold the episode: 2 if it holds pictures."""
     task: Task
     attempt: int = 0
     """Number of the attempt within its group."""

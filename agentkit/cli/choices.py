@@ -15,6 +15,7 @@ from agentkit.cli.show import show_warning
 from agentkit.errors import AgentkitError, ConfigError, EnvironmentFault, PolicyFault, RecordError, unknown_name
 
 if TYPE_CHECKING:
+    from agentkit.attempt import Limits
     from agentkit.memory.embedders import Embedder
     from agentkit.memory.episodic import EpisodicMemory
     from agentkit.memory.log import EpisodeLog
@@ -30,21 +31,27 @@ MAKE_S = 60.0
 """Seconds that making an environment may take."""
 
 
-def check_env(env_id: str, params: dict[str, Any]) -> int:
+def check_env(env_id: str, params: dict[str, Any], limits: Limits | None = None) -> int:
     """Make the environment once, so that a wrong name or argument is told before anything is played.
 
     Returns the number of actions that one turn may hold: random play fills it.
 
+    Args:
+        env_id: Gymnasium id; `module:id` imports the module first.
+        params: Arguments of the environment.
+        limits: Say whether it is played in a worker process.
+
     Raises:
         UnknownNameError, ConfigError, EnvironmentFault: It cannot be made.
     """
-    from agentkit.envs import make_env
+    from agentkit.envs.workers import open_env
 
     if ":" in env_id and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # `module:id` finds modules in the working directory, as `python -m` does
 
     def actions_per_turn() -> int:
-        env = make_env(env_id, **params)
+        isolate, memory_mb = (limits.isolate, limits.env_memory_mb) if limits else (False, None)
+        env = open_env(env_id, isolate=isolate, step_s=MAKE_S, memory_mb=memory_mb, **params)
         env.close()
         return env.max_actions_per_turn
 

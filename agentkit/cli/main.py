@@ -10,10 +10,11 @@ import typer
 from agentkit import __version__
 from agentkit.cli.failures import GuardedGroup
 from agentkit.cli.learn import fine_tune_model, resume_training, train_model
-from agentkit.cli.options import Overrides, Params, Seed
+from agentkit.cli.options import Overrides, Seed
 from agentkit.cli.play import collect_episodes, evaluate_config
 from agentkit.cli.remember import memory_app
-from agentkit.cli.show import errors, say, show_checks, show_table
+from agentkit.cli.show import say
+from agentkit.cli.worlds import check_environments, list_environments
 
 app = typer.Typer(
     cls=GuardedGroup, no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"max_content_width": 100}
@@ -48,36 +49,10 @@ def quickstart(
     run_quickstart(out, seed=seed, overrides=override or ())
 
 
-@envs_app.command("list", epilog="Example: agentkit envs list")
-def list_environments() -> None:
-    """List the bundled environments and what they can do."""
-    from agentkit.envs import list_envs
-
-    rows = [(row.id, ", ".join(row.capabilities) or "-", row.description) for row in list_envs()]
-    show_table(("environment", "capabilities", "description"), rows)
-
-
-@envs_app.command("check", epilog="Example: agentkit envs check agentkit/FrozenLake-v0 --param slip=0.2")
-def check_environment(
-    env: Annotated[str, typer.Argument(metavar="ID", help="Gymnasium id; module:id imports the module first.")],
-    param: Params = None,
-    limit_s: Annotated[float, typer.Option("--limit-s", help="Seconds after which it counts as hanging.")] = 300.0,
-) -> None:
-    """Check an environment against the text-environment contract; exit code 1 if it breaks a rule."""
-    from agentkit.cli.choices import check_env, within
-    from agentkit.cli.settings import parse_params
-    from agentkit.envs import Task, check_text_env
-
-    params = parse_params(param or ())
-    check_env(env, params)
-    with errors.status("checking"):
-        task = Task(env_id=env, seed=0, params=params)
-        report = within(limit_s, lambda: check_text_env(task), f"checking {env!r}")
-    show_checks(report)
-    if not report.ok:
-        raise typer.Exit(1)
-
-
+envs_app.command("list", epilog="Example: agentkit envs list")(list_environments)
+envs_app.command("check", epilog="Example: agentkit envs check agentkit/FrozenLake-v0 --param slip=0.2")(
+    check_environments
+)
 app.command(
     "collect",
     epilog="Example: agentkit collect --env agentkit/FrozenLake-v0 --policy expert --tasks 64 --out runs/expert.sqlite",

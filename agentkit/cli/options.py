@@ -23,6 +23,13 @@ Noise = Annotated[
     float | None,
     typer.Option("--noise", min=0, max=1, help="For --policy expert: probability of a random action instead."),
 ]
+Isolate = Annotated[
+    bool, typer.Option("--isolate", help="Play in worker processes: an environment that crashes costs one episode.")
+]
+EnvMemory = Annotated[
+    int | None,
+    typer.Option("--env-memory-mb", min=1, help="MB of memory an environment may take; it then gets a worker process."),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 Embedder = Annotated[
     str | None, typer.Option("--embedder", help="What the memory was made with: minilm (default) or hash.")

@@ -16,7 +16,7 @@ from agentkit.cli.show import show_table
 def plan_rows(config: RunConfig) -> list[tuple[str, str]]:
     """(step, what it would do) in the order of a run; nothing is written or loaded."""
     train = config.train
-    check_env(config.env.id, config.env.params)
+    check_env(config.env.id, config.env.params, config.limits)
     collected = train.tasks_per_iteration * train.group_size
     pool = "new tasks each time" if train.task_pool is None else f"{train.task_pool} different tasks"
     imitation = f"imitation × {train.imitation.weight:g}" if train.imitation.weight > 0 else "no imitation"
@@ -48,7 +48,7 @@ def plan_rows(config: RunConfig) -> list[tuple[str, str]]:
 
 def evaluation_rows(config: RunConfig, policy: str | None) -> list[tuple[str, str]]:
     """(step, what `agentkit eval` would do); nothing is written or loaded."""
-    check_env(config.env.id, config.env.params)
+    check_env(config.env.id, config.env.params, config.limits)
     params = "".join(f" {name}={value!r}" for name, value in config.env.params.items())
     rows = [
         ("load", f"model {config.model.path} ({_size(config.model.path)})" if policy is None else f"policy {policy}"),

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agentkit.cli.options import BaseUrl, ChatModel, ConfigFile, Embedder, Noise, Overrides, Params, PolicyName, Seed
+from agentkit.cli.options import (
+    BaseUrl,
+    ChatModel,
+    Embedder,
+    EnvMemory,
+    Isolate,
+    Noise,
+    Overrides,
+    Params,
+    PolicyName,
+    Seed,
+)
 from agentkit.cli.show import progress, say, show_report
 from agentkit.errors import ConfigError
 
@@ -32,6 +44,8 @@ def collect_episodes(
     env_step_s: Annotated[
         float, typer.Option("--env-step-s", help="Seconds one call of the environment may take.")
     ] = 60.0,
+    isolate: Isolate = False,
+    env_memory_mb: EnvMemory = None,
     memory: Annotated[Path | None, typer.Option("--memory", help="Folder of a memory to recall from.")] = None,
     embedder: Embedder = None,
     seed: Seed = 0,
@@ -50,10 +64,10 @@ def collect_episodes(
     params = parse_params(param or ())
     panel = make_tasks(env, split, tasks, params=params)
     sampling = validated(Sampling, {"temperature": temperature, "max_new_tokens": max_new_tokens})
-    limits = validated(Limits, {"env_step_s": env_step_s})
+    limits = validated(Limits, {"env_step_s": env_step_s, "isolate": isolate, "env_memory_mb": env_memory_mb})
     if embedder is not None and memory is None:
         raise ConfigError("--embedder is for --memory, and there is none")
-    actor = open_policy(policy, check_env(env, params), model=model, base_url=base_url, noise=noise)
+    actor = open_policy(policy, check_env(env, params, limits), model=model, base_url=base_url, noise=noise)
     with ExitStack() as stack:
         recall = None
         if memory is not None:
@@ -92,7 +106,7 @@ def collect_episodes(
 
 
 def evaluate_config(
-    config: ConfigFile,
+    config: Annotated[Path | None, typer.Argument(metavar="CONFIG.toml", help="The run's settings.")] = None,
     override: Overrides = None,
     policy: Annotated[
         str | None, typer.Option("--policy", help="In place of model.path: random, expert, chat, or a model folder.")
@@ -102,21 +116,47 @@ def evaluate_config(
     noise: Noise = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write the report as JSON to this file.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="In place of a configuration: every bundled environment, in one table.")
+    ] = False,
+    tasks: Annotated[int | None, typer.Option("--tasks", min=1, help="For --all: tasks of each (default 32).")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="For --all: seed of everything random.")] = None,
+    isolate: Isolate = False,
 ) -> None:
-    """Measure success and return on the panel of a configuration, with intervals and baselines."""
+    """Measure success and return, with intervals: on the panel of a configuration, or on every environment.
+
+    A configuration's panel is measured beside random and optimal play.
+    """
     from agentkit.cli.choices import check_env, first_error, load_folder, open_policy
     from agentkit.cli.config import read_config
     from agentkit.cli.run import measure, open_recall
 
     if policy is None and (model or base_url or noise is not None):
         raise ConfigError("--model, --base-url and --noise need --policy; without it, model.path is evaluated")
-    settings = read_config(config, override or ())
+    if every:
+        if config is not None or override or dry_run or policy is None:
+            raise ConfigError("--all needs --policy, and no configuration, --set or --dry-run")
+        from agentkit.cli.families import evaluate_families
+
+        evaluate_families(
+            cache(lambda actions: open_policy(policy, actions, model=model, base_url=base_url, noise=noise)),
+            tasks=tasks or 32,
+            seed=seed or 0,
+            out=out,
+            isolate=isolate,
+        )
+        return
+    if config is None:
+        raise ConfigError("name a configuration (CONFIG.toml), or --all for every bundled environment")
+    if tasks is not None or seed is not None:
+        raise ConfigError("--tasks and --seed are for --all; a configuration says them itself (--set eval.tasks=64)")
+    settings = read_config(config, [*(override or ()), *(["limits.isolate=true"] if isolate else ())])
     if dry_run:
         from agentkit.cli.plan import evaluation_rows, show_plan
 
         show_plan(evaluation_rows(settings, policy))
         return
-    actions = check_env(settings.env.id, settings.env.params)
+    actions = check_env(settings.env.id, settings.env.params, settings.limits)
     actor = (
         load_folder(settings.model.path)
         if policy is None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 from typing import Any
 
 from agentkit.errors import PolicyFault
+from agentkit.memory.records import Message, Picture
 from agentkit.policies.policy import Completion, Request
 
 
@@ -60,7 +62,7 @@ class ChatPolicy:
         from openai import OpenAIError
 
         client = self._client()
-        messages: Any = [{"role": m.speaker, "content": m.text} for m in request.messages]
+        messages: Any = [{"role": message.speaker, "content": _content(message)} for message in request.messages]
         try:
             reply = await client.chat.completions.create(
                 model=self.name,
@@ -82,3 +84,17 @@ class ChatPolicy:
             )
         choice = choices[0]
         return Completion(choice.message.content or "", finish="length" if choice.finish_reason == "length" else "stop")
+
+
+def _content(message: Message) -> str | list[dict[str, Any]]:
+    """A message as the API wants it: one text, or texts and pictures (as data URLs) in their order."""
+    if not message.pictures:
+        return message.text
+    content: list[dict[str, Any]] = []
+    for part in message.parts:
+        if isinstance(part, Picture):
+            url = "data:image/png;base64," + base64.b64encode(part.png).decode("ascii")
+            content.append({"type": "image_url", "image_url": {"url": url}})
+        elif part.text:
+            content.append({"type": "text", "text": part.text})
+    return content

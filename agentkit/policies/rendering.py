@@ -130,6 +130,8 @@ class Renderer:
                 ids.extend(message.ids)
                 roles.extend(message.roles or (Role.OTHER,) * len(message.ids))
             else:
+                if message.pictures:
+                    raise PolicyFault("this model reads text only; leave AgentConfig.images off, or ask one that sees")
                 for part in message.parts:
                     # A page or a memory that spells the end of a turn must not end it.
                     put(part.text, part.role, message.speaker == "assistant")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from agentkit.agent import FORMAT_RULE, AgentConfig, build_agent, render_memories
 from agentkit.envs import Task, make_env, make_tasks
-from agentkit.memory import Episode, Message, Role
+from agentkit.envs.frozen_lake import FrozenLake
+from agentkit.errors import ConfigError
+from agentkit.memory import Episode, EpisodeLog, Message, Role
 from agentkit.policies import LocalPolicy, Policy, Sampling, ScriptedPolicy, as_response
 from agentkit.rollout import collect
 from agentkit.training.rows import build_rows
 
+TasksOf = Callable[..., list[Task]]
 LAKE = make_tasks("agentkit/FrozenLake-v0", num=1, params={"p": 1.0})
 
 
@@ -137,3 +141,33 @@ def test_a_memory_cannot_end_its_own_block() -> None:
     assert shown.count("</memory>") == shown.lower().count("</memory") == 1
     assert shown.lower().count("<memory") == 1
     assert "‹/memory>" in shown
+
+
+class SeenLake(FrozenLake):
+    """A lake that shows its observation as "picture"."""
+
+    def screenshot(self) -> bytes:
+        return self._observe().encode()
+
+
+def test_the_present_screen_is_shown_as_a_picture_and_past_ones_are_not(tasks_of: TasksOf, tmp_path: Path) -> None:
+    left = ScriptedPolicy(lambda request: as_response("Left"))
+    with EpisodeLog.open(tmp_path / "log.sqlite") as log:
+        collect(left, tasks_of(SeenLake), agent=build_agent(AgentConfig(images=True)), log=log)
+        (episode,) = log.episodes()
+    assert episode.format == 2
+    for turn in episode.turns:
+        pictures = [picture for message in turn.messages for picture in message.pictures]
+        assert [picture.png.decode() for picture in pictures] == [turn.observation]
+        assert turn.messages[-1].pictures == tuple(pictures)
+    assert wander().format == 1
+
+
+def test_images_of_an_environment_without_a_screen_are_refused() -> None:
+    with pytest.raises(ConfigError, match="cannot be looked at; it lacks screenshot"):
+        wander(AgentConfig(images=True))
+
+
+def test_a_model_that_reads_text_only_says_so(tasks_of: TasksOf, policy: LocalPolicy) -> None:
+    (episode,) = collect(policy, tasks_of(SeenLake), agent=build_agent(AgentConfig(images=True)))
+    assert (episode.error or "").startswith("PolicyFault: this model reads text only")

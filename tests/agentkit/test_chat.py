@@ -14,7 +14,7 @@ import pytest
 
 from agentkit.envs import make_tasks
 from agentkit.errors import PolicyFault
-from agentkit.memory import Message, Part, Role
+from agentkit.memory import Message, Part, Picture, Role
 from agentkit.policies import ChatPolicy, Completion, Request, Sampling
 from agentkit.rollout import collect
 
@@ -180,3 +180,25 @@ def test_a_failing_server_fails_the_episodes_and_not_the_collection(server: Serv
     for episode in episodes:
         assert not episode.success
         assert "no such model" in (episode.error or "")
+
+
+def test_a_picture_travels_between_the_texts_as_a_data_url(server: Server) -> None:
+    parts = (
+        Part(role=Role.MEMORY, text="before"),
+        Part(role=Role.OBSERVATION, text="seen"),
+        Picture(role=Role.OBSERVATION, png=b"\x89PNG"),
+    )
+    request = Request(
+        messages=(Message(speaker="system", parts=parts[:1]), Message(speaker="user", parts=parts)),
+        sampling=Sampling(),
+        seed=1,
+        world=NoWorld(),
+    )
+    asyncio.run(ChatPolicy("m", base_url=server.url).complete(request))
+    system, user = server.bodies[0]["messages"]
+    assert system["content"] == "before"
+    assert user["content"] == [
+        {"type": "text", "text": "before"},
+        {"type": "text", "text": "seen"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw=="}},
+    ]

@@ -212,10 +212,13 @@ def test_many_blocking_environments_run_at_once_and_not_in_step(tasks_of: TasksO
     assert time.monotonic() - begun < 9.3
 
 
-def test_no_more_attempts_run_at_once_than_allowed(tasks_of: TasksOf) -> None:
+@pytest.mark.parametrize(("most_at_once", "expected"), [(None, 3), (2, 2), (5, 3)])
+def test_no_more_attempts_run_at_once_than_allowed(tasks_of: TasksOf, most_at_once: Any, expected: int) -> None:
     running, most = 0, 0
 
     class Counted(Corridor):
+        metadata = {**Corridor.metadata, "most_at_once": most_at_once}  # noqa: RUF012 - Gymnasium's own convention
+
         def reset(self, **_: Any) -> Any:
             nonlocal running, most
             running += 1
@@ -227,7 +230,7 @@ def test_no_more_attempts_run_at_once_than_allowed(tasks_of: TasksOf) -> None:
             running -= 1
 
     collect(WAIT, tasks_of(Counted, 20), concurrency=3)
-    assert most == 3
+    assert most == expected
     assert running == 0
 
 

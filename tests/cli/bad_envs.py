@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -46,6 +47,11 @@ class Hangs(Counting):
         time.sleep(3)
 
 
+class Crashes(Counting):
+    def go_wrong(self) -> Any:
+        os.abort()
+
+
 class WrongType(Counting):
     def go_wrong(self) -> Any:
         return b"bytes", 0.0, False, False, self._about(False)
@@ -62,6 +68,6 @@ class Slow(Counting):
         return "next", 0.0, True, False, self._about(True)
 
 
-for name in ("Raises", "Hangs", "WrongType", "Unmakeable", "Slow"):
+for name in ("Raises", "Hangs", "Crashes", "WrongType", "Unmakeable", "Slow"):
     if f"bad/{name}-v0" not in gymnasium.registry:  # pytest imports this file too, under another name
         gymnasium.register(f"bad/{name}-v0", entry_point=f"{__name__}:{name}", disable_env_checker=True)

@@ -1,7 +1,13 @@
-"""The conformance suite: bundled environments pass, each kind of fault is found and said in one line."""
+"""The conformance suite: bundled environments pass, each kind of fault is found by its rule and said in one line."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -9,7 +15,6 @@ import pytest
 
 from agentkit.envs import Task, check_text_env
 from agentkit.envs.frozen_lake import FrozenLake
-from agentkit.envs.sokoban import Sokoban
 from agentkit.errors import ConfigError, UnknownNameError
 
 
@@ -29,11 +34,20 @@ def test_bundled_environments_pass(env_id: str, params: dict[str, Any]) -> None:
 
 
 def test_a_report_reads_as_a_table() -> None:
-    report = check_text_env("agentkit/Sudoku-v0", seeds=[0, 1])
+    report = check_text_env("agentkit/Sudoku-v0", seeds=[0, 1], resets=12)
     lines = str(report).splitlines()
     assert lines[0] == "agentkit/Sudoku-v0"
     assert lines[1].startswith("ok   is a text environment")
-    assert lines[-1].split() == ["-", "goals", "agree", "with", "success", "not", "offered"]
+    assert "12 resets, each with a step, of 12 levels" in lines[7]
+    assert lines[-2].split() == ["-", "the", "screen", "can", "be", "seen", "not", "offered"]
+
+
+class Mute(FrozenLake):
+    """Explains nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.instructions = " "
 
 
 class Forgetful(FrozenLake):
@@ -41,6 +55,22 @@ class Forgetful(FrozenLake):
 
     def _info(self, valid: bool) -> dict[str, Any]:
         return {key: value for key, value in super()._info(valid).items() if key != "state_key"}
+
+
+class Narrow(FrozenLake):
+    """Names the characters of its actions, and forgets one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_space = gymnasium.spaces.Text(10, charset="LeftDownRight")
+
+
+class Curt(FrozenLake):
+    """Promises short observations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = gymnasium.spaces.Text(4)
 
 
 class Drunk(FrozenLake):
@@ -53,6 +83,13 @@ class Drunk(FrozenLake):
         super()._begin(split, seed + Drunk.plays, attempt)
 
 
+class Local(FrozenLake):
+    """Knows its process."""
+
+    def _observe(self) -> str:
+        return f"{super()._observe()} {os.environ.get('LOCAL_ENV', os.getpid())}"
+
+
 class Moody(FrozenLake):
     """Another level for every attempt."""
 
@@ -60,11 +97,80 @@ class Moody(FrozenLake):
         super()._begin(split, seed + attempt, attempt)
 
 
-class Leaky(FrozenLake):
+class Worn(FrozenLake):
+    """Does not last."""
+
+    def _begin(self, split: str, seed: int, attempt: int) -> None:
+        if seed % (1 << 20) > 50:
+            raise RuntimeError("worn out")
+        super()._begin(split, seed, attempt)
+
+
+class Unsplit(FrozenLake):
     """Knows no splits."""
 
     def _begin(self, split: str, seed: int, attempt: int) -> None:
         super()._begin("train", seed, attempt)
+
+
+class Hoarding(FrozenLake):
+    """Keeps something of every episode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hoard: list[Any] = []
+
+    def _begin(self, split: str, seed: int, attempt: int) -> None:
+        self.hoard.append(self.keepsake())
+        super()._begin(split, seed, attempt)
+
+    def keepsake(self) -> Any:
+        return bytearray(os.urandom(1 << 19))
+
+    def close(self) -> None:
+        self.hoard.clear()
+
+
+class HoardsThreads(Hoarding):
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+
+    def keepsake(self) -> Any:
+        thread = threading.Thread(target=self.go.wait, daemon=True)
+        thread.start()
+        return thread
+
+    def close(self) -> None:
+        self.go.set()
+
+
+class HoardsFiles(Hoarding):
+    def keepsake(self) -> Any:
+        return tempfile.TemporaryFile()
+
+    def close(self) -> None:
+        for file in self.hoard:
+            file.close()
+
+
+class HoardsProcesses(Hoarding):
+    def keepsake(self) -> Any:
+        return subprocess.Popen(["sleep", "60"]) if len(self.hoard) % 3 == 0 else None
+
+    def close(self) -> None:
+        for process in filter(None, self.hoard):
+            process.kill()
+            process.wait()
+
+
+class Lax(FrozenLake):
+    """Takes any option."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        known = {"split": ("train", "held_out"), "attempt": range(100)}
+        kept = {key: value for key, value in (options or {}).items() if value in known.get(key, ())}
+        return super().reset(seed=seed, options=kept)
 
 
 class Credulous(FrozenLake):
@@ -72,6 +178,13 @@ class Credulous(FrozenLake):
 
     def _parse(self, text: str) -> int | None:
         return super()._parse(text) or 0
+
+
+class Broken(FrozenLake):
+    """Fails on odd texts."""
+
+    def _parse(self, text: str) -> int | None:
+        return {"left": 0, "down": 1, "right": 2, "up": 3}[text.lower()]
 
 
 class Endless(FrozenLake):
@@ -82,11 +195,22 @@ class Endless(FrozenLake):
         return super().step(action)
 
 
-class Sticky(Sokoban):
-    """Keeps the boxes of the episode before."""
+class Nostalgic(FrozenLake):
+    """Remembers an episode that was broken off."""
 
-    def _start(self) -> Any:
-        return self.state if self.state and self.state[1] != self.level.targets else super()._start()
+    def _begin(self, split: str, seed: int, attempt: int) -> None:
+        self.memory = " again" if self.turns_left == self.max_turns - 1 and self.instance[2] == 1 else ""
+        super()._begin(split, seed, attempt)
+
+    def _observe(self) -> str:
+        return super()._observe() + self.memory
+
+    def snapshot(self) -> object:
+        return super().snapshot(), self.memory
+
+    def restore(self, state: Any) -> None:
+        super().restore(state[0])
+        self.memory = state[1]
 
 
 class Amnesiac(FrozenLake):
@@ -95,6 +219,43 @@ class Amnesiac(FrozenLake):
     def restore(self, state: Any) -> None:
         super().restore(state)
         self.state = self._start()
+
+
+class Finished(FrozenLake):
+    """Cannot go back once an episode is over."""
+
+    def restore(self, state: Any) -> None:
+        if not self._over:
+            super().restore(state)
+
+
+class Entangled(FrozenLake):
+    """A snapshot that is the environment's own state, not a copy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trace: list[str] = []
+
+    def _act(self, action: Any) -> Any:
+        self.trace.append(str(action))
+        return super()._act(action)
+
+    def snapshot(self) -> object:
+        return super().snapshot(), self.trace
+
+    def restore(self, state: Any) -> None:
+        super().restore(state[0])
+        self.trace = state[1]
+
+
+class Opaque(FrozenLake):
+    """A snapshot that is no data."""
+
+    def snapshot(self) -> object:
+        return lambda: super(Opaque, self).snapshot()
+
+    def restore(self, state: Any) -> None:
+        super().restore(state())
 
 
 class Boastful(FrozenLake):
@@ -111,28 +272,26 @@ class Aimless(FrozenLake):
         return "elsewhere"
 
 
-class Broken(FrozenLake):
-    """Fails on odd texts."""
+class Blind(FrozenLake):
+    """A screenshot of another kind."""
 
-    def _parse(self, text: str) -> int | None:
-        return {"left": 0, "down": 1, "right": 2, "up": 3}[text.lower()]
-
-
-class Mute(FrozenLake):
-    """Explains nothing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.instructions = " "
+    def screenshot(self) -> bytes:
+        return b"\xff\xd8\xff\xe0 JFIF"
 
 
-class Lax(FrozenLake):
-    """Takes any option."""
+class Tiny(FrozenLake):
+    """A screenshot of one pixel."""
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        known = {"split": ("train", "held_out"), "attempt": range(100)}
-        kept = {key: value for key, value in (options or {}).items() if value in known.get(key, ())}
-        return super().reset(seed=seed, options=kept)
+    def screenshot(self) -> bytes:
+        size = (1).to_bytes(4, "big") * 2
+        return b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + size + b"\x08\0\0\0\0...." + b"\0\0\0\0IEND\xaeB`\x82"
+
+
+class Clingy(FrozenLake):
+    """Cannot be closed."""
+
+    def close(self) -> None:
+        raise OSError("busy")
 
 
 @pytest.mark.parametrize(
@@ -140,30 +299,93 @@ class Lax(FrozenLake):
     [
         (Mute, "is a text environment", "`instructions` is empty: players would not know the rules"),
         (Forgetful, "answers have the right types", "info lacks 'state_key'"),
+        (Narrow, "spaces hold what is given", "lacks 'Up'; use AnyText"),
+        (Curt, "spaces hold what is given", "Text(1, 4, charset="),
         (Drunk, "a seed and actions fix the episode", "seed 0: the same actions gave two different episodes"),
         (Moody, "attempts share the level", "seed 0: attempts 0, 1 and 7 begin differently"),
-        (
-            Leaky,
-            "splits share no level",
-            "seed 0 of held_out begins in a state that train also begins in",
-        ),
+        (Worn, "many resets are survived", "raised RuntimeError: worn out"),
+        (Unsplit, "splits share no level", "seed 0 of held_out begins in a state that train also begins in"),
+        (Hoarding, "resets leave nothing behind", "MB of memory, "),
+        (HoardsThreads, "resets leave nothing behind", "151 resets have left behind 151 threads, 15 are allowed"),
+        (HoardsFiles, "resets leave nothing behind", "151 resets have left behind 151 open files, 15 are allowed"),
+        (HoardsProcesses, "resets leave nothing behind", "151 resets have left behind 51 processes, 15 are allowed"),
         (Lax, "wrong options are refused", "reset ignored the wrong options {'splt': 'train'}"),
         (Credulous, "nonsense is survived", "'?!' counted as understood (valid=True)"),
         (Broken, "nonsense is survived", "raised KeyError: '?!'"),
         (Endless, "turns run out", "turn 5 of 5: truncated=False"),
-        (Sticky, "reset forgets", "seed 0: earlier play changed the episode"),
-        (Amnesiac, "snapshot and restore", "play after restore differs"),
+        (
+            Nostalgic,
+            "reset forgets",
+            "seed 0: earlier play changed the episode: after reset, observation is ",
+        ),
+        (Amnesiac, "snapshot and restore", "the snapshot after restore is another one"),
+        (Finished, "snapshot and restore", "the snapshot after restore is another one"),
+        (Entangled, "snapshot and restore", "playing on changed the snapshot"),
+        (Opaque, "snapshot and restore", "a snapshot must be plain data: it is a builtins.function"),
         (Boastful, "expert keeps its promise", "the expert failed against its claim"),
         (Aimless, "goals agree with success", "goal met is False, success is True"),
+        (Blind, "the screen can be seen", "9 bytes that are no whole PNG image"),
+        (Tiny, "the screen can be seen", "a screenshot of 1x1 pixels"),
+        (Clingy, "can be closed", "raised OSError: busy"),
     ],
 )
-def test_faults_are_found_and_named(family: Any, rule: str, words: str) -> None:
+def test_a_fault_is_found_by_one_rule_and_named(family: Any, rule: str, words: str) -> None:
     report = check_text_env(family)
-    row = {row.name: row for row in report.rows}[rule]
-    assert row.passed is False
+    (row,) = [row for row in report.rows if row.passed is False]
+    assert row.name == rule
     assert words in row.detail
     assert "\n" not in row.detail
     assert not report.ok
+
+
+def test_rules_that_rest_on_a_broken_one_say_so() -> None:
+    report = check_text_env(Credulous)
+    row = {row.name: row for row in report.rows}["turns run out"]
+    assert (row.passed, row.detail) == (None, "not checked: it rests on 'nonsense is survived'")
+    assert {row.detail for row in check_text_env(Mute).rows[2:-1]} >= {
+        "not checked: it rests on 'answers have the right types'"
+    }
+
+
+def test_what_depends_on_the_process_is_found_in_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "workers"))
+    report = check_text_env("worker_toys:toys/Hashed-v0", seeds=[0], resets=4)
+    row = {row.name: row for row in report.rows}["another process plays the same"]
+    assert row.passed is False
+    assert row.detail.startswith("seed 0: another process differs: after reset, observation is 'word")
+    told = {row.name: row for row in check_text_env(Local, seeds=[0], resets=4).rows}
+    assert told["another process plays the same"].detail == "only an id or a task can be played in another process"
+
+
+class Stuck(FrozenLake):
+    """Hangs in the third instance."""
+
+    def _begin(self, split: str, seed: int, attempt: int) -> None:
+        if seed == 3:
+            time.sleep(30)
+        super()._begin(split, seed, attempt)
+
+
+def test_a_call_that_hangs_ends_the_check_and_is_named() -> None:
+    begun = time.monotonic()
+    report = check_text_env(Stuck, call_s=0.3)
+    assert time.monotonic() - begun < 10
+    first, row, *others = report.rows
+    assert first.passed is True
+    assert (row.name, row.passed) == ("answers have the right types", False)
+    assert row.detail == "seed 3: reset() did not return within 0.3 s"
+    assert {(other.passed, other.detail) for other in others} == {(None, f"not checked: {row.detail}")}
+
+
+def test_an_environment_in_a_worker_that_crashes_and_hangs_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "workers"))
+    report = check_text_env("worker_toys:toys/Fragile-v0", seeds=[0, 1], resets=4)
+    row = next(row for row in report.rows if row.passed is False)
+    assert row.name == "answers have the right types"
+    assert row.detail.endswith("reset() did not return: its process died by signal 11 (SIGSEGV)")
+    report = check_text_env("worker_toys:toys/Fragile-v0", seeds=[2], resets=4, call_s=3)
+    row = next(row for row in report.rows if row.passed is False)
+    assert "reset() did not return within 3 s, so its process was killed" in row.detail
 
 
 def test_an_environment_of_another_kind_fails_without_a_traceback() -> None:
@@ -177,10 +399,24 @@ def test_something_that_is_no_environment_fails_without_a_traceback() -> None:
     assert report.rows[0].detail == "needed a gymnasium.Env, got a str"
 
 
+def test_an_environment_that_cannot_be_made_fails_without_a_traceback() -> None:
+    def make() -> Any:
+        raise SystemExit(3)
+
+    report = check_text_env(make)
+    assert report.rows[0].detail == "raised SystemExit: 3"
+
+
 def test_a_wrong_call_is_the_callers_error() -> None:
     with pytest.raises(ConfigError, match="pass an id, a class or a function"):
         check_text_env(FrozenLake())  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="seeds must name at least one instance"):
         check_text_env(FrozenLake, seeds=[])
+    with pytest.raises(ConfigError, match="resets must be a whole number of at least 4, got 3"):
+        check_text_env(FrozenLake, resets=3)
+    with pytest.raises(ConfigError, match="call_s must be more than 0 seconds, got 0"):
+        check_text_env(FrozenLake, call_s=0)
     with pytest.raises(UnknownNameError, match="did you mean 'agentkit/Sokoban-v0'"):
         check_text_env("agentkit/Sokobn-v0")
+    with pytest.raises(ConfigError, match="size must be a whole number"):
+        check_text_env(Task(env_id="agentkit/FrozenLake-v0", seed=0, params={"size": 99}))

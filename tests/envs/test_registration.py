@@ -10,17 +10,31 @@ import pytest
 
 from agentkit.envs import Task, list_envs, make_env, register_envs
 from agentkit.envs.frozen_lake import FrozenLake
+from agentkit.envs.registration import ENVIRONMENTS
 from agentkit.errors import ConfigError, UnknownNameError
 
 
-def test_listed_environments_can_be_made() -> None:
+def test_listings_tell_capabilities() -> None:
     rows = {row.id: row for row in list_envs()}
     assert rows["agentkit/FrozenLake-v0"].capabilities == ("Snapshot", "Expert", "Goals")
     assert rows["agentkit/Sudoku-v0"].capabilities == ("Snapshot", "Expert")
-    for row in rows.values():
-        assert "\n" not in row.description
-        make_env(row.id).reset(seed=0)
-        gymnasium.make(row.id).reset(seed=0)
+    assert rows["agentkit/MiniWoB-v0"].capabilities == ("Expert", "Screen")
+    assert all("\n" not in row.description for row in rows.values())
+
+
+@pytest.mark.parametrize(
+    "env_id",
+    [
+        pytest.param(env_id, marks=pytest.mark.family(env_id))
+        for env_id, bundled in ENVIRONMENTS.items()
+        if bundled.sample is not None
+    ],
+)
+def test_bundled_environments_can_be_made(env_id: str) -> None:
+    params = ENVIRONMENTS[env_id].sample or {}
+    for env in (make_env(env_id, **params), gymnasium.make(env_id, **params)):
+        env.reset(seed=0)
+        env.close()
 
 
 def test_registering_again_changes_nothing(recwarn: pytest.WarningsRecorder) -> None:

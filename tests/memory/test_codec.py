@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentkit.memory.codec import common, decode, encode
-from agentkit.memory.records import Episode, Message, Part, Role, Turn
+from agentkit.memory.records import Episode, Message, Part, Picture, Role, Turn
 from agentkit.task import Task
 
 texts = st.text(max_size=20)
@@ -19,7 +19,9 @@ roles = st.sampled_from(list(Role))
 
 @st.composite
 def messages(draw):
-    parts = draw(st.lists(st.builds(Part, role=roles, text=texts), max_size=2))
+    words = st.builds(Part, role=roles, text=texts)
+    pictures = st.builds(Picture, role=roles, png=st.binary(max_size=20))
+    parts = draw(st.lists(words | pictures, max_size=2))
     ids = draw(st.none() | st.lists(st.integers(0, 2**31), max_size=3).map(tuple))
     return Message(speaker=draw(st.sampled_from(["system", "user", "assistant"])), parts=tuple(parts), ids=ids)
 
