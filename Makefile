@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 # What the web and desktop environments need from Debian or Ubuntu; without it their tests skip and say so.
-DEBIAN := chromium xvfb
+DEBIAN := chromium xvfb openbox dbus at-spi2-core bubblewrap util-linux mousepad galculator pcmanfm lxterminal \
+  gnumeric libatk-adaptor fonts-dejavu-core
 
 .PHONY: help debian quickstart test check format bench clean
 help:
@@ -27,6 +28,8 @@ $(VENV)/.run: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.run
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[alfworld]' || \
+	  echo "ALFWorld's planner cannot be built here (it needs g++, cmake and make): its tests will skip"
 	touch $@
 
 quickstart: $(VENV)/.run

@@ -39,9 +39,9 @@ NONSENSE = ("", "?!", SEPARATOR, "世界 \x00 " + "z" * 5000)
 """Texts that no environment should understand, and every environment must survive."""
 EXPERT_ATTEMPTS = 4
 """Plays of the expert at a seed where its success is a matter of chance; one where it is certain."""
-LEAK_MB, LEAK_SHARE = 32, 0.25
-"""Resident memory may grow by so many mebibytes while instances are reset, or by this share of what processes that
-the environment started hold, if that is more: browsers grow and shrink."""
+LEAK_MB = {"own_mb": 32, "descendants_mb": 128}
+"""By how many mebibytes the resident memory of the process and of all its descendants may grow while instances are
+reset: browsers grow and shrink."""
 LEAK_COUNT, LEAK_FEW = 10, 4
 """Threads, processes and open files may each grow by one in so many resets, and by a few in any case."""
 PICTURE_SIDE = (16, 8192)
@@ -147,8 +147,9 @@ def _check_leaks(trial: Trial) -> str:
         need(time.monotonic() < deadline, f"{counted} resets have left behind {excess}")
         time.sleep(0.1)  # what has been let go may take a moment to end
         after = usage()
+    memory = after.own_mb + after.descendants_mb - before.own_mb - before.descendants_mb
     return (
-        f"{counted} resets: {after.resident_mb - before.resident_mb:+.0f} MB, {after.threads - before.threads:+d} "
+        f"{counted} resets: {memory:+.0f} MB, {after.threads - before.threads:+d} "
         f"threads, {after.processes - before.processes:+d} processes, {after.files - before.files:+d} open files"
     )
 
@@ -159,9 +160,10 @@ def _excess(before: Usage, after: Usage, resets: int) -> str | None:
         more = getattr(after, name) - getattr(before, name)
         if more > few:
             return f"{more} {words}, {few} are allowed"
-    memory = after.resident_mb - before.resident_mb
-    if memory > (most := max(LEAK_MB, LEAK_SHARE * before.descendants_mb)):
-        return f"{memory:.0f} MB of memory, {most:.0f} are allowed"
+    for name, most in LEAK_MB.items():
+        memory = getattr(after, name) - getattr(before, name)
+        if memory > most:
+            return f"{memory:.0f} MB of memory, {most} are allowed"
     return None
 
 

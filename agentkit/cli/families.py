@@ -12,6 +12,7 @@ from agentkit.cli.show import errors, say, show_table, show_warning
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agentkit.envs.registration import EnvRow
     from agentkit.evaluation import Report
     from agentkit.policies.policy import Policy
 
@@ -19,7 +20,7 @@ COLUMNS = ("environment", "success, 95 %", "return", "turns", "valid", "failed",
 
 
 def evaluate_families(
-    open_actor: Callable[[int], Policy], *, tasks: int, seed: int, out: Path | None, isolate: bool
+    open_actor: Callable[[int], Policy], *, expert: bool, tasks: int, seed: int, out: Path | None, isolate: bool
 ) -> None:
     """Play `tasks` held-out tasks of every family that can be played here, and print the table.
 
@@ -27,6 +28,7 @@ def evaluate_families(
 
     Args:
         open_actor: The policy, given the number of actions that a turn of the family may hold.
+        expert: Whether the policy is the environments' own, so that those without one are left out.
         tasks: Tasks of each family.
         seed: Seed of all sampling.
         out: Where the reports go as JSON, or None.
@@ -48,8 +50,7 @@ def evaluate_families(
     episodes = 0
     for row in list_envs():
         params = ENVIRONMENTS[row.id].sample
-        if params is None or row.missing is not None:
-            reason = str(row.missing) if row.missing else "it needs parameters of yours"
+        if (reason := _left_out(row, expert=expert)) is not None or params is None:
             show_warning(f"{row.id} is left out: {reason}")
             continue
         actor = open_actor(check_env(row.id, params, limits))
@@ -76,6 +77,17 @@ def evaluate_families(
         out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if failed:
         raise first_error(failed, episodes)
+
+
+def _left_out(row: EnvRow, *, expert: bool) -> str | None:
+    """Why a family is not played; None if it is."""
+    from agentkit.envs.registration import ENVIRONMENTS
+
+    if row.missing is not None:
+        return str(row.missing)
+    if ENVIRONMENTS[row.id].sample is None:
+        return "it needs parameters of yours"
+    return "it has no expert" if expert and "Expert" not in row.capabilities else None
 
 
 def _cells(report: Report, seconds: float) -> tuple[str, ...]:

@@ -140,6 +140,7 @@ def evaluate_config(
 
         evaluate_families(
             cache(lambda actions: open_policy(policy, actions, model=model, base_url=base_url, noise=noise)),
+            expert=policy == "expert",
             tasks=tasks or 32,
             seed=seed or 0,
             out=out,

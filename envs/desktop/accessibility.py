@@ -156,7 +156,8 @@ class Reader:
         self._place(listed)
         self._read_texts(listed)
         numbers = count(1)
-        windows = [self._window(top, numbers) for top in tops]
+        alone = len(applications) + num_silent == 1
+        windows = [self._window(top, numbers, alone) for top in tops]
         return View(tuple(windows), num_silent, any(node.has(ARMED) for node in listed))
 
     def _applications(self) -> tuple[list[list[Node]], int]:
@@ -206,9 +207,11 @@ class Reader:
         for node, answer in zip(writers, answers, strict=True):
             node.text = answer[0] if answer else None
 
-    def _window(self, top: Node, numbers: Iterator[int]) -> Window:
+    def _window(self, top: Node, numbers: Iterator[int], alone: bool) -> Window:
         nodes = (node for node in _arranged(top) if self._shown(node))
-        steady = {name: bit for name, bit in STATES.items() if name != "checked" or top.name != CALCULATOR}
+        # With two applications on the screen, one that has the keyboard does not always say which element has it.
+        volatile = {"focused": not alone, "checked": top.name == CALCULATOR}
+        steady = {name: bit for name, bit in STATES.items() if not volatile.get(name)}
         elements = tuple(self._element(next(numbers), node, steady) for node in nodes)
         return Window(DIALOGS.get(top.role, "window"), self._clean(top.name), top.has(ACTIVE), elements)
 

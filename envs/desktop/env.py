@@ -226,14 +226,12 @@ class Desktop(TextEnv):
     def _type(self, text: str, rest: Callable[[], object], patient: bool) -> str:
         """Type a text; returns a remark on what cannot be typed."""
         assert self._display is not None
-        lost = ""
-        if (
-            self._view.shows("dialog", "file dialog") and text
-        ):  # a dialog may move the focus at the first letter, and lose the next ones
-            lost = self._display.hand.write(text[0], rest, patient)
-            rest()
+        lost, hand = "", self._display.hand
+        if self._view.shows("dialog", "file dialog") and text:  # at the first letter, it may still move the focus
+            lost = hand.write(text[0], rest, patient)
+            self._look()
             text = text[1:]
-        lost += self._display.hand.write(text, rest, patient)
+        lost += hand.write(text, rest, patient)
         self._display.settle(QUIET_S, len(text) * LETTER_S)
         return f"No key types {', '.join(map(repr, lost))}." if lost else ""
 

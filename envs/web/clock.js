@@ -47,7 +47,8 @@
   };
   const advance = async (ms) => {
     const until = now + ms;
-    for (let ran = 0, id; ran < MOST_TIMERS && (id = nextDue(until)) !== null; ran++) {
+    let ran = 0;
+    for (let id; ran < MOST_TIMERS && (id = nextDue(until)) !== null; ran++) {
       const due = timers.get(id);
       now = Math.max(now, due.due);
       if (due.every) due.due = now + due.every; else timers.delete(id);
@@ -55,6 +56,7 @@
       await null; // lets what the timer promised happen before the next one
     }
     now = until;
+    return ran;
   };
   // One frame of real time: scroll events are only told with the next frame.
   const frame = () => new Promise((done) => { realFrame(() => done()); });

@@ -301,21 +301,29 @@ class WebPage:
         """Let the page's time pass; where it is leaving for another document, wait until that has loaded."""
         error_type = require("playwright.async_api").Error
         until = time.monotonic() + LEAVE_S
-        # When something moves under the resting mouse, the browser tells the page so with some later frame. Moving
-        # the mouse to where it is tells it at once, so that no page depends on how fast this computer draws.
-        await self._page.mouse.move(*self._pointer)
+        changed = False
+        await self._feel()
         while time.monotonic() < until and not self._refused:
             try:
-                if not await self._page.evaluate(
-                    "async ms => { await __agentkit.advance(ms); return __agentkit.busy(); }", milliseconds
-                ):
-                    return await self._page.mouse.move(*self._pointer)
+                ran, busy = await self._page.evaluate(
+                    "async ms => [await __agentkit.advance(ms), __agentkit.busy()]", milliseconds
+                )
+                if not busy:
+                    return await self._feel() if ran or changed else None
             except error_type:
                 if self._page.is_closed() or not self._context.browser.is_connected():
                     raise
-            milliseconds = 0
+            changed, milliseconds = True, 0
             await asyncio.sleep(0.01)
         await self._page.evaluate("() => __agentkit.stay()")
+
+    async def _feel(self) -> None:
+        """Let the page feel the resting mouse.
+
+        When something moves under it, the browser tells the page so with some later frame. Moving the mouse to where
+        it is tells it now (with the next frame), so that no page depends on how fast this computer draws.
+        """
+        await self._page.mouse.move(*self._pointer)
 
 
 def _problem(answer: Any, number: Target | None, text: str = "") -> str:

@@ -31,7 +31,7 @@ REQUEST = struct.Struct("!cI")
 FORK, HUNG_UP, KILL, LET_GO = b"f", b"h", b"k", b"l"
 TAIL_BYTES = 4096
 """Last output kept of a worker."""
-_GRACE_S = 2.0
+_GRACE_S = 5.0
 """Seconds a worker has to close its environment once nobody needs it."""
 _TICK_S = 1.0
 _REMEMBERED = 64

@@ -224,7 +224,7 @@ class Pool:
         if kill:
             nursery.kill()
         try:
-            nursery.wait(10)
+            nursery.wait(15)
         except subprocess.TimeoutExpired:
             nursery.kill()
             nursery.wait()

@@ -21,10 +21,10 @@ _PAGE_MB = os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 class Usage:
     """What a process and all its descendants hold."""
 
-    resident_mb: float
-    """Mebibytes of memory; what processes share counts for each."""
+    own_mb: float
+    """Mebibytes of resident memory of the process itself."""
     descendants_mb: float
-    """How much of it is the descendants'."""
+    """Mebibytes of its descendants; what they share counts for each."""
     threads: int
     """Threads."""
     processes: int
@@ -123,10 +123,9 @@ def usage() -> Usage | None:
         return None
     others = descendants(os.getpid())
     pids = [os.getpid(), *others]
-    descendants_mb = sum(map(resident_mb, others))
     return Usage(
-        resident_mb=resident_mb(os.getpid()) + descendants_mb,
-        descendants_mb=descendants_mb,
+        own_mb=resident_mb(os.getpid()),
+        descendants_mb=sum(map(resident_mb, others)),
         threads=sum(_entries(pid, "task") for pid in pids),
         processes=len(others),
         files=sum(_entries(pid, "fd") for pid in pids),

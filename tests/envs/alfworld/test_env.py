@@ -50,6 +50,13 @@ def test_a_seed_names_a_game_of_its_split_and_starts_over_after_the_last() -> No
     ]
 
 
+def test_held_out_seeds_count_from_their_offset() -> None:
+    env = made()
+    assert HELD_OUT_OFFSET % len(env.games["held_out"]) != 0
+    env.reset(seed=HELD_OUT_OFFSET + 1, options={"split": "held_out"})
+    assert env.game == env.games["held_out"][1]
+
+
 def test_an_observation_is_the_games_answer_and_nothing_else() -> None:
     env = made(task_types=[TASK_TYPES[0]])
     opening, info = env.reset(seed=0)

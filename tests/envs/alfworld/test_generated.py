@@ -42,6 +42,8 @@ def test_no_game_is_done_from_the_start_and_the_walkthrough_of_each_is_a_plan(ge
     for path in generated.rglob("game.tw-pddl"):
         house = read_game(path)
         assert not solved(house, house.start)
+        asked = house.kinds[house.task.object]
+        assert not any(house.start.contents[number] & asked for number in house.targets)
         assert 1 <= len(json.loads(path.read_text())["walkthrough"]) <= 20
 
 

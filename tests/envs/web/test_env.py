@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -89,6 +90,23 @@ def test_seeds_go_through_the_tasks_and_splits_keep_apart(make: Any) -> None:
             assert env.task == ["click-test", "focus-text", "enter-text"][seed % 3]
             keys.add(info["state_key"])
     assert len(keys) == 8  # also where the pages look the same
+
+
+@pytest.mark.parametrize("page", ["click-menu", "moving-items", "simon-says", "social-media", "click-collapsible-2"])
+def test_the_same_gestures_meet_the_same_page_in_a_new_and_a_used_environment(make: Any, page: str) -> None:
+    def play(env: MiniWoB) -> list[Any]:
+        rng, answers = Random(page), [env.reset(seed=1)]
+        over = False
+        while not over and len(answers) < 8:
+            actions = answers[-1][-1]["admissible_actions"]
+            answers.append(env.step(actions[int(rng.random() * len(actions))]))
+            over = answers[-1][2] or answers[-1][3]
+        return answers
+
+    used = make(tasks=page)
+    used.reset(seed=0)
+    used.step("click at 80 120")
+    assert play(used) == play(make(tasks=page)) == play(used)
 
 
 def test_the_default_is_the_pages_with_an_expert(make: Any) -> None:

@@ -6,7 +6,9 @@ import json
 import math
 import socket
 import struct
+import threading
 from collections import namedtuple
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,32 +105,53 @@ def test_what_is_no_message_is_refused(data: bytes) -> None:
         decode(data)
 
 
-def test_a_message_in_pieces_is_put_together_and_a_bad_one_refused() -> None:
+@pytest.fixture
+def ends() -> Iterator[tuple[Channel, socket.socket]]:
     ours, theirs = socket.socketpair()
-    channel = Channel(ours)
-    data = encode(["x" * 300_000])
-    theirs.sendall((struct.pack("!I", len(data)) + data)[:3])
+    with ours, theirs:
+        yield Channel(ours), theirs
+
+
+def test_a_message_in_pieces_is_put_together(ends: tuple[Channel, socket.socket]) -> None:
+    channel, other = ends
+    value = ["x" * 300_000]
+    sender = threading.Thread(target=other.sendall, args=(struct.pack("!I", len(encode(value))) + encode(value),))
+    sender.start()
+    assert channel.receive(10) == value
+    sender.join()
+    assert channel.silent()
+    other.sendall(struct.pack("!I", 5)[:3])
     with pytest.raises(TimeoutError):
         channel.receive(0.01)
-    ours, theirs = socket.socketpair()
-    channel, other = Channel(ours), Channel(theirs)
-    other._end.sendall(struct.pack("!I", 3) + b"1230")
-    with pytest.raises(NotPlain, match="1 bytes follow the message"):
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (struct.pack("!I", 3) + b"1230", "1 bytes follow the message"),
+        (struct.pack("!I", 1 << 31), "it announces 2048 MB, over the 64 MB"),
+        (struct.pack("!I", 3) + b"abc", "JSONDecodeError"),
+    ],
+)
+def test_what_is_no_message_on_the_line_is_refused(
+    data: bytes, words: str, ends: tuple[Channel, socket.socket]
+) -> None:
+    channel, other = ends
+    other.sendall(data)
+    with pytest.raises(NotPlain, match=words):
         channel.receive(1)
-    other._end.sendall(struct.pack("!I", 1 << 31))
-    with pytest.raises(NotPlain, match="it announces 2048 MB"):
-        channel.receive(1)
-    assert channel.silent()
+
+
+def test_the_other_side_may_be_gone_or_not_read(ends: tuple[Channel, socket.socket]) -> None:
+    channel, other = ends
+    with pytest.raises(TimeoutError):
+        channel.send("x" * 10_000_000, 0.05)
     other.close()
     assert not channel.silent()
     with pytest.raises(EOFError):
         channel.receive(1)
     with pytest.raises(EOFError):
-        channel.send("x" * 1_000_000)
-
-
-def test_a_reader_that_does_not_read_is_not_waited_for() -> None:
-    ours, theirs = socket.socketpair()
-    with pytest.raises(TimeoutError):
-        Channel(ours).send("x" * 10_000_000, 0.05)
-    theirs.close()
+        channel.send("x")
+    channel.close()
+    with pytest.raises(EOFError):
+        channel.send("x")
