@@ -142,11 +142,17 @@ class Display:
                 getattr(self, connection).close()
         self._tear_down()
 
-    def settle(self, quiet_s: float, most_s: float) -> bool:
-        """Wait until nothing on the desktop is busy any more; see `processes.await_rest`."""
+    def settle(self, quiet_s: float, most_s: float, soon_s: float = 0) -> bool:
+        """Wait until nothing on the desktop is busy any more; see `processes.await_rest`.
+
+        The timers are those of the applications.
+        """
         self.check()
-        children = (*self._services.values(), *self.applications.values())
-        return processes.await_rest([child.pid for child in children if child.poll() is None], quiet_s, most_s)
+        services, applications = (
+            [child.pid for child in children.values() if child.poll() is None]
+            for children in (self._services, self.applications)
+        )
+        return processes.await_rest([*services, *applications], quiet_s, most_s, applications, soon_s)
 
     def check(self) -> None:
         """Raise `EnvironmentFault` if a part of the desktop has died."""

@@ -11,11 +11,11 @@ from agentkit.envs.desktop.chores import Chore, Values, draw_lines, draw_words, 
 _EDITOR = (("mousepad", "{file}"),)
 _SAVE = ("press ctrl+s", "done")
 _PREFERENCES = (
-    ("line numbers", "View", "Line Numbers", "show-line-numbers"),
-    ("word wrap", "Document", "Word Wrap", "word-wrap"),
-    ("auto indent", "Document", "Auto Indent", "auto-indent"),
+    ("line numbers", "alt+v", "Line Numbers", "show-line-numbers"),
+    ("word wrap", "alt+d", "Word Wrap", "word-wrap"),
+    ("auto indent", "alt+d", "Auto Indent", "auto-indent"),
 )
-"""What is switched on, its menu and item, and its key in the settings."""
+"""What is switched on, the keys of its menu, its item, and its key in the settings."""
 
 
 def _draw(rng: Random) -> Values:
@@ -104,7 +104,7 @@ CHORES = (
         _draw,
         _files,
         _upper,
-        ("press ctrl+a", "click <menu|Edit>", "click <menu|Convert>", "click <menu item|To Uppercase>", *_SAVE),
+        ("press ctrl+a", "press alt+e", "press r", "press u", *_SAVE),
     ),
     Chore(
         "preference",
@@ -113,6 +113,6 @@ CHORES = (
         _draw,
         _files,
         _preferred,
-        ("click <menu|{menu}>", "click <menu item|{item}>", "done"),
+        ("press {menu}", "click <menu item|{item}>", "done"),
     ),
 )

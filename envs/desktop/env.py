@@ -28,16 +28,18 @@ from agentkit.envs.gestures import Gesture, Target, parse_gesture, quote, split_
 from agentkit.envs.puzzle import draw_level
 from agentkit.errors import AgentkitError, ConfigError, EnvironmentFault, MissingPartError, unknown_name
 
-QUIET_S, QUIET_FILES_S, QUIET_START_S = 0.03, 0.12, 0.06
-"""Seconds without any activity that count as rest: after a gesture, after one that changed files (file managers hear
-of them late), after a start."""
+QUIET_S = 0.015
+"""Seconds without any activity that count as rest."""
+TIMER_S, LONG_TIMER_S = 0.05, 0.6
+"""Timers that are waited for, in seconds: applications put off by them what is to come of a gesture; and longer ones at
+the start, while a dialog reads folders, and while a key holds a button down."""
+SLOW_TO_SELECT, SELECT_S = "pcmanfm", 0.25
+"""The file manager, which learns by such a timer what is selected, and ignores keys until then."""
 SLOW_KEYS, QUIET_KEYS_S = "galculator", 0.13
-"""The calculator, which ignores a key that is struck again within 100 ms; and how long it is left in peace then."""
+"""Title of the calculator, which ignores a key that is struck again within 100 ms; and how long it is left in peace."""
 MENU_S = 0.55
 """Seconds from a gesture to a click while a menu is open: within 500 ms applications take it for one with the click
 that opened the menu."""
-QUIET_DIALOG_S, QUIET_FILE_DIALOG_S = 0.1, 0.6
-"""The same while a dialog is open; those that choose files read folders for up to 500 ms before they show them."""
 MOST_S, LETTER_S = 2.0, 0.05
 """Seconds after which a busy desktop is looked at anyway; and the seconds more for every letter typed."""
 WAIT_S = 0.5
@@ -162,8 +164,7 @@ class Desktop(TextEnv):
         for number, argv in enumerate(self._chore.applications, 1):
             self._display.start(argv[0], *(part.format(**self.values) for part in argv))
             _await_windows(self._display, self._reader, number)
-        self._home = listing(self._display.home)
-        self._look(QUIET_START_S, START_S)
+        self._look(LONG_TIMER_S, START_S)
 
     def _pieces(self, text: str) -> list[str]:
         return split_gestures(text)
@@ -184,7 +185,7 @@ class Desktop(TextEnv):
             self._acted_s = time.monotonic()
             if action.kind == "wait":
                 time.sleep(WAIT_S)
-            self._settle()
+            self._look(most_s=MOST_S + LETTER_S * len(action.text))
         return 0.0, remark
 
     def _gesture(self, action: Gesture) -> str:
@@ -200,7 +201,7 @@ class Desktop(TextEnv):
         settle = partial(display.settle, QUIET_S)
         hand, point, kind = display.hand, points[0], action.kind
         if kind.endswith("click"):
-            if self._view.menu_open:
+            if self._now.menu_open:
                 time.sleep(max(0.0, self._acted_s + MENU_S - time.monotonic()))
             if kind == "double_click":
                 hand.double_click(point, settle)
@@ -213,7 +214,7 @@ class Desktop(TextEnv):
         elif kind == "scroll":
             hand.scroll(action.text, point)
         elif kind in ("press", "type"):
-            slow = SLOW_KEYS in display.applications
+            slow = any(window.active and window.title == SLOW_KEYS for window in self._now.windows)
             rest = partial(display.settle, QUIET_KEYS_S if slow else QUIET_S, MOST_S)
             if slow:
                 rest()
@@ -227,12 +228,11 @@ class Desktop(TextEnv):
         """Type a text; returns a remark on what cannot be typed."""
         assert self._display is not None
         lost, hand = "", self._display.hand
-        if self._view.shows("dialog", "file dialog") and text:  # at the first letter, it may still move the focus
+        if self._now.shows("dialog", "file dialog") and text:  # at the first letter, it may still move the focus
             lost = hand.write(text[0], rest, patient)
             self._look()
             text = text[1:]
         lost += hand.write(text, rest, patient)
-        self._display.settle(QUIET_S, len(text) * LETTER_S)
         return f"No key types {', '.join(map(repr, lost))}." if lost else ""
 
     def _point(self, target: Target) -> tuple[int, int] | str:
@@ -243,32 +243,19 @@ class Desktop(TextEnv):
         inside = target[0] < WIDTH and target[1] < HEIGHT
         return target if inside else f"The screen has {WIDTH}x{HEIGHT} pixels."
 
-    def _settle(self) -> None:
-        """Wait until the gesture has had its effect; longer if it changed files."""
+    def _look(self, soon_s: float = TIMER_S, most_s: float = MOST_S) -> None:
+        """Read the screen once it is at rest; again if it is likely to change by itself, by timers not waited for."""
         assert self._display is not None
-        self._display.settle(QUIET_S, MOST_S)
-        if (home := listing(self._display.home)) != self._home:
-            self._home = home
-            self._display.settle(QUIET_FILES_S, MOST_S)
-
-    def _look(self, quiet_s: float = 0.0, most_s: float = MOST_S) -> None:
-        """Read the screen; again if it is likely to change by itself, as dialogs and buttons held by a timer do."""
-        assert self._display is not None
-        deadline = time.monotonic() + most_s
-        if quiet_s:
-            self._display.settle(quiet_s, most_s)
-        self._view = self._reader.read()
-        if self._view.shows("dialog", "file dialog"):
-            self._display.settle(QUIET_FILE_DIALOG_S if self._view.shows("file dialog") else QUIET_DIALOG_S, most_s)
-            self._view = self._reader.read()
-        while self._view.pressed and time.monotonic() < deadline:
-            self._display.settle(QUIET_S, most_s)
-            self._view = self._reader.read()
+        if SLOW_TO_SELECT in self._display.applications:
+            soon_s = max(soon_s, SELECT_S)
+        self._display.settle(QUIET_S, most_s, soon_s)
+        self._now = self._reader.read()
+        if soon_s < LONG_TIMER_S and (self._now.pressed or self._now.shows("file dialog")):
+            self._look(LONG_TIMER_S)
 
     def _observe(self) -> str:
-        with self._discarding():
-            self._look()
         assert self._display is not None
+        self._view = self._now
         ended = [f"{name} has ended." for name in self._display.ended()]
         return "\n".join([f"Goal: {self._chore.goal.format(**self.values)}", *ended, str(self._view)])
 
@@ -277,7 +264,9 @@ class Desktop(TextEnv):
 
     def _state_key(self) -> str:
         # A workbook's bytes hold the time at which it was written.
-        home = {path: read_cells(text) if path.endswith(".gnumeric") else text for path, text in self._home.items()}
+        assert self._display is not None
+        files = listing(self._display.home).items()
+        home = {path: read_cells(text) if path.endswith(".gnumeric") else text for path, text in files}
         seen = repr((self.level, self._said_done, str(self._view), sorted(home.items())))
         return hashlib.blake2b(seen.encode(), digest_size=16).hexdigest()
 

@@ -60,6 +60,40 @@ def test_rest_begins_anew_with_every_short_piece_of_work() -> None:
         processes.end([ticking])
 
 
+LIBC = "import ctypes, os, struct; libc = ctypes.CDLL(None)\n"
+PPOLL = "libc.ppoll(None, 0, struct.pack('<qq', {} // 1000, {} % 1000 * 1000000), None)"
+
+
+@pytest.mark.parametrize("sleep", ["libc.poll(None, 0, {})", PPOLL])
+def test_an_event_loop_that_will_wake_soon_is_not_at_rest(sleep: str) -> None:
+    def waits(timeout_ms: int, soon_s: float) -> bool:
+        loop = started(f"{LIBC}print(flush=True)\n{sleep.replace('{}', str(timeout_ms))}\nlibc.poll(None, 0, -1)")
+        try:
+            time.sleep(0.1)
+            begun = time.monotonic()
+            assert processes.await_rest([loop.pid], 0.02, 5, [loop.pid], soon_s)
+            return time.monotonic() - begun > 0.2
+        finally:
+            processes.end([loop])
+
+    assert waits(500, soon_s=0.6)
+    assert not waits(500, soon_s=0.1)
+    assert not waits(30_000, soon_s=0.6)
+
+
+def test_an_event_loop_without_a_timer_is_at_rest_and_timers_of_others_do_not_count() -> None:
+    forever = started(f"{LIBC}print(flush=True)\nlibc.poll(None, 0, -1)")
+    timed = started(f"{LIBC}print(flush=True)\nlibc.poll(None, 0, 3000)\nlibc.poll(None, 0, -1)")
+    try:
+        time.sleep(0.1)
+        begun = time.monotonic()
+        assert processes.await_rest([forever.pid, timed.pid], 0.02, 5, [forever.pid], 4)
+        assert time.monotonic() - begun < 1
+        assert not processes.await_rest([forever.pid, timed.pid], 0.02, 0.5, [timed.pid], 4)
+    finally:
+        processes.end([forever, timed])
+
+
 def test_a_process_that_is_gone_is_at_rest() -> None:
     child = started("print(flush=True)")
     child.wait()

@@ -95,7 +95,8 @@ def test_seeds_go_through_the_tasks_and_splits_keep_apart(make: Any) -> None:
 @pytest.mark.parametrize("page", ["click-menu", "moving-items", "simon-says", "social-media", "click-collapsible-2"])
 def test_the_same_gestures_meet_the_same_page_in_a_new_and_a_used_environment(make: Any, page: str) -> None:
     def play(env: MiniWoB) -> list[Any]:
-        rng, answers = Random(page), [env.reset(seed=1)]
+        rng = Random(page)
+        answers: list[Any] = [env.reset(seed=1)]
         over = False
         while not over and len(answers) < 8:
             actions = answers[-1][-1]["admissible_actions"]
