@@ -183,6 +183,19 @@ class Trial:
         self.plays[seed] = Play(seed, tuple(actions), tuple(steps))
         return self.plays[seed]
 
+    @property
+    def fixed(self) -> bool:
+        """Whether the environment's seed and the actions fix the episode; Gymnasium's specification says if not."""
+        spec = getattr(self.env.unwrapped, "spec", None)
+        return not getattr(spec, "nondeterministic", False)
+
+    def differs(self, env: Any, play: Play) -> str:
+        """Play once more in `env`, only the beginning where that alone is fixed; where it parts, or nothing."""
+        observation, info = env.reset(seed=play.seed, options={"attempt": 0})
+        again = ((observation, 0.0, False, False, info), *replay(env, play.actions if self.fixed else ()))
+        first = play.steps if self.fixed else play.steps[:1]
+        return "" if again == first else parting(first, again)
+
     def go_on_marching(self) -> March:
         """Reset many instances of both splits, with a step in each."""
         first_in: dict[str, str] = {}
@@ -227,12 +240,6 @@ def replay(env: Any, actions: tuple[str, ...]) -> tuple[Step, ...]:
         if over(steps[-1]):
             break
     return tuple(steps)
-
-
-def again(env: Any, play: Play) -> tuple[Step, ...]:
-    """A play, played once more from its reset."""
-    observation, info = env.reset(seed=play.seed, options={"attempt": 0})
-    return ((observation, 0.0, False, False, info), *replay(env, play.actions))
 
 
 def parting(first: tuple[Step, ...], second: tuple[Step, ...]) -> str:

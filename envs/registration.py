@@ -29,6 +29,8 @@ class Bundled:
     sample: dict[str, Any] | None = field(default_factory=dict)
     """Constructor arguments with which listings, checks and tables of all families play it; None if it needs
     something that only the user can name."""
+    nondeterministic: bool = False
+    """Whether seed and actions fix only how an episode begins, as Gymnasium's specification then says."""
 
 
 ENVIRONMENTS = {
@@ -48,7 +50,9 @@ ENVIRONMENTS = {
     ),
     "agentkit/MiniWoB-v0": Bundled("agentkit.envs.web.env:MiniWoB", "MiniWoB++'s small web pages in a real Chromium."),
     "agentkit/Desktop-v0": Bundled(
-        "agentkit.envs.desktop.env:Desktop", "Chores in real applications on a desktop of its own."
+        "agentkit.envs.desktop.env:Desktop",
+        "Chores in real applications on a desktop of its own.",
+        nondeterministic=True,
     ),
     "agentkit/Discrete-v0": Bundled(
         "agentkit.envs.discrete:Discrete",
@@ -77,7 +81,12 @@ def register_envs() -> None:
     """Make the bundled ids known to `gymnasium.make`; calling it again changes nothing."""
     for env_id, bundled in ENVIRONMENTS.items():
         if env_id not in gymnasium.registry:
-            gymnasium.register(env_id, entry_point=bundled.entry_point, disable_env_checker=True)
+            gymnasium.register(
+                env_id,
+                entry_point=bundled.entry_point,
+                nondeterministic=bundled.nondeterministic,
+                disable_env_checker=True,
+            )
 
 
 def make_env(task: Task | str, **params: Any) -> TextEnv:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import tempfile
@@ -355,6 +356,21 @@ def test_what_depends_on_the_process_is_found_in_another(monkeypatch: pytest.Mon
     assert row.detail.startswith("seed 0: another process differs: after reset, observation is 'word")
     told = {row.name: row for row in check_text_env(Local, seeds=[0], resets=4).rows}
     assert told["another process plays the same"].detail == "only an id or a task can be played in another process"
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_of_a_nondeterministic_environment_only_the_beginnings_must_agree(
+    monkeypatch: pytest.MonkeyPatch, declared: bool
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "workers"))
+    importlib.import_module("worker_toys")
+    monkeypatch.setattr(gymnasium.spec("toys/Whim-v0"), "nondeterministic", declared)
+    rows = {row.name: row for row in check_text_env("worker_toys:toys/Whim-v0", seeds=[0, 1], resets=4).rows}
+    assert rows["a seed and actions fix the episode"].passed is declared
+    if declared:
+        elsewhere = rows["another process plays the same"]
+        assert elsewhere.detail.startswith("2 beginnings (registered as nondeterministic) played there too")
+        assert rows["reset forgets"].detail == "a used environment begins like a new one"
 
 
 class Stuck(FrozenLake):

@@ -233,6 +233,13 @@ class Surroundings(Walk):
         return repr([os.getcwd(), os.environ.get("TOYS_WORD"), os.getpid(), random.random(), numpy.random.random()])
 
 
+class Whim(Walk):
+    """Shows what it likes once it was played, and may say so when it is registered."""
+
+    def shown(self) -> str:
+        return f"start {self.seed}" if self.turns_left == self.max_turns else str(random.SystemRandom().random())
+
+
 class Hashed(Walk):
     """Depends on the order of a set."""
 
@@ -292,6 +299,7 @@ for name in (
     "Told",
     "Surroundings",
     "Hashed",
+    "Whim",
     "Fragile",
     "Unmakeable",
     "Clingy",
