@@ -62,6 +62,7 @@ class Desktop(TextEnv):
     Reward 1 for saying `done` when the chore is done; saying it when it is not ends the episode without.
     """
 
+    metadata = {"render_modes": [], "inline": False, "isolated": False, "most_at_once": 4}  # noqa: RUF012 - as Gymnasium
     example = 'click 3 || type "hello"'
 
     def __init__(

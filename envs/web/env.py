@@ -53,7 +53,7 @@ class MiniWoB(TextEnv):
     The reward is the page's own at the end, in [-1, 1], not scaled by time; success is a reward above 0.
     """
 
-    metadata = {"render_modes": [], "inline": False, "isolated": False}  # noqa: RUF012 - as Gymnasium
+    metadata = {"render_modes": [], "inline": False, "isolated": False, "most_at_once": 8}  # noqa: RUF012 - as Gymnasium
     example = 'click 3 || fill 4 "some text"'
 
     def __init__(
