@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEBIAN := chromium xvfb openbox dbus at-spi2-core bubblewrap util-linux mousepad galculator pcmanfm lxterminal \
   gnumeric libatk-adaptor fonts-dejavu-core
 
-.PHONY: help debian quickstart test check format bench clean
+.PHONY: help debian quickstart test lint check format bench clean
 help:
 	@echo "make quickstart  set up and run the whole loop on a tiny model (runs/quickstart)"
 	@echo "make test        set up and run the tests"
@@ -38,12 +38,13 @@ quickstart: $(VENV)/.run
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.dev
+lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+
+check: lint test
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

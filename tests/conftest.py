@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import NoReturn
 
@@ -10,6 +11,9 @@ import pytest
 
 SHARED = Path(os.environ.get("AGENTKIT_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 """Folder with the real games and the real catalogue; not part of the project."""
+
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background, shells have it ignored, by children too
 
 
 def _lack(reason: str) -> NoReturn:
