@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from agentkit.evaluation import evaluate as evaluate
     from agentkit.memory.embedders import HashEmbedder as HashEmbedder
     from agentkit.memory.embedders import MiniLMEmbedder as MiniLMEmbedder
-    from agentkit.memory.episodic import EpisodicMemory as EpisodicMemory
     from agentkit.memory.log import EpisodeLog as EpisodeLog
     from agentkit.memory.records import Episode as Episode
     from agentkit.memory.records import Role as Role
     from agentkit.memory.records import Turn as Turn
+    from agentkit.memory.store import MemoryStore as MemoryStore
     from agentkit.policies.chat import ChatPolicy as ChatPolicy
     from agentkit.policies.doubles import ExpertPolicy as ExpertPolicy
     from agentkit.policies.doubles import RandomPolicy as RandomPolicy
     from agentkit.policies.doubles import ScriptedPolicy as ScriptedPolicy
     from agentkit.policies.local import LocalPolicy as LocalPolicy
     from agentkit.policies.policy import Sampling as Sampling
-    from agentkit.recall import EpisodicRecall as EpisodicRecall
+    from agentkit.recall import MemoryRecall as MemoryRecall
     from agentkit.rollout import collect as collect
     from agentkit.rollout import collect_async as collect_async
     from agentkit.task import Task as Task
@@ -48,8 +48,8 @@ _HOMES = {
     "ChatPolicy": "agentkit.policies.chat",
     "Episode": "agentkit.memory.records",
     "EpisodeLog": "agentkit.memory.log",
-    "EpisodicMemory": "agentkit.memory.episodic",
-    "EpisodicRecall": "agentkit.recall",
+    "MemoryStore": "agentkit.memory.store",
+    "MemoryRecall": "agentkit.recall",
     "ExpertPolicy": "agentkit.policies.doubles",
     "HashEmbedder": "agentkit.memory.embedders",
     "ImitationConfig": "agentkit.training.config",

@@ -1,31 +1,30 @@
-"""EpisodicRecall: episodic memory as attempts read it, pinned to one snapshot.
+"""MemoryRecall: episodic memory as attempts read it, pinned to one snapshot.
 
 Attempts of a group are compared with each other, so all of them must read the same memory: what is written while
-a collection runs is seen by the next `EpisodicRecall` only.
+a collection runs is seen by the next `MemoryRecall` only.
 """
 
 from __future__ import annotations
 
-from agentkit.memory.episodic import EpisodicMemory, Memory
+from agentkit.memory.kinds import Memory
+from agentkit.memory.store import MemoryStore
 from agentkit.task import Task
 
 
-class EpisodicRecall:
+class MemoryRecall:
     """Recalls what worked in similar situations of the same environment; implements `agentkit.attempt.Recall`.
 
     Args:
         memory: The store, open as long as this is used.
         k: Most memories for one situation.
         exclude_task: Hide the memories of the very task that is played, which would give its solution away.
-        snapshot: Name of the state to read, from `EpisodicMemory.snapshot`; None pins the present one.
+        snapshot: Name of the state to read, from `MemoryStore.snapshot`; None pins the present one.
 
     Raises:
         RecordError: The snapshot is not one of this store.
     """
 
-    def __init__(
-        self, memory: EpisodicMemory, k: int = 3, exclude_task: bool = True, snapshot: str | None = None
-    ) -> None:
+    def __init__(self, memory: MemoryStore, k: int = 3, exclude_task: bool = True, snapshot: str | None = None) -> None:
         self.memory = memory
         self.k = k
         self.exclude_task = exclude_task

@@ -16,9 +16,9 @@ from pathlib import Path
 from statistics import quantiles
 
 from agentkit.memory.embedders import Embedder, HashEmbedder, MiniLMEmbedder
-from agentkit.memory.episodic import EpisodicMemory
 from agentkit.memory.log import EpisodeLog
 from agentkit.memory.records import Episode, Message, Part, Role, Turn
+from agentkit.memory.store import MemoryStore
 from agentkit.task import Task
 
 WORDS = [
@@ -114,7 +114,7 @@ def measure_memory(folder: Path, make_embedder: Callable[[], Embedder], number: 
     episodes = [make_episode(f"m{n}", rng, grows=False) for n in range(number)]
     with EpisodeLog.open(folder / f"{name}.sqlite") as log:
         log.append_many(episodes)
-        with EpisodicMemory.open(folder / name, embedder=embedder) as memory:
+        with MemoryStore.open(folder / name, embedder=embedder) as memory:
             with timed(f"sync of {number}, {name}, Chroma", number):
                 memory.sync(log)
             later = [make_episode(f"a{n}", rng, grows=False) for n in range(200)]

@@ -10,8 +10,7 @@ from agentkit.lazy import lazy_names
 if TYPE_CHECKING:
     from agentkit.memory.embedders import HashEmbedder as HashEmbedder
     from agentkit.memory.embedders import MiniLMEmbedder as MiniLMEmbedder
-    from agentkit.memory.episodic import EpisodicMemory as EpisodicMemory
-    from agentkit.memory.journal import Memory as Memory
+    from agentkit.memory.kinds import Memory as Memory
     from agentkit.memory.log import EpisodeLog as EpisodeLog
     from agentkit.memory.records import Episode as Episode
     from agentkit.memory.records import Message as Message
@@ -19,13 +18,14 @@ if TYPE_CHECKING:
     from agentkit.memory.records import Picture as Picture
     from agentkit.memory.records import Role as Role
     from agentkit.memory.records import Turn as Turn
+    from agentkit.memory.store import MemoryStore as MemoryStore
 
 _HOMES = {
     "Episode": "agentkit.memory.records",
     "EpisodeLog": "agentkit.memory.log",
-    "EpisodicMemory": "agentkit.memory.episodic",
+    "MemoryStore": "agentkit.memory.store",
     "HashEmbedder": "agentkit.memory.embedders",
-    "Memory": "agentkit.memory.journal",
+    "Memory": "agentkit.memory.kinds",
     "Message": "agentkit.memory.records",
     "MiniLMEmbedder": "agentkit.memory.embedders",
     "Part": "agentkit.memory.records",

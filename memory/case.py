@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+from agentkit.memory.kinds import Draft, EpisodeBody, Source
 from agentkit.memory.records import Episode
 
 KEY_LIMIT = 4_000
 """Characters of a text that are compared; embedding models read about a thousand."""
 CONTENT_LIMIT = 8_000
 """Characters of a case as it is shown to the policy."""
+
+
+def draft_of(episode: Episode) -> Draft:
+    """The memory of an attempt, to be found by how it began."""
+    played = [turn for turn in episode.turns if turn.action is not None]
+    return Draft(
+        body=EpisodeBody(
+            success=episode.success,
+            episode_return=episode.episode_return,
+            actions=tuple(clip(turn.action or "", 500) for turn in played),
+            state_keys=tuple(turn.state_key for turn in played),
+        ),
+        text=content_of(episode),
+        keys={"state": key_of(episode)},
+        env_id=episode.task.env_id,
+        task_key=episode.task.key,
+        split=episode.task.split,
+        source=Source(
+            writer="environment",
+            episode_ids=(episode.id,),
+            policy=episode.policy,
+            policy_version=episode.policy_version,
+        ),
+    )
 
 
 def key_of(episode: Episode) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, MetaData, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlalchemy.schema import CreateTable
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from agentkit.errors import RecordError
 
@@ -86,6 +86,8 @@ class Database:
         with self.writing() as connection:
             for table in tables.sorted_tables:
                 connection.execute(CreateTable(table, if_not_exists=True))
+                for index in sorted(table.indexes, key=lambda index: str(index.name)):
+                    connection.execute(CreateIndex(index, if_not_exists=True))
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -111,6 +113,16 @@ class Database:
         except RecordError as error:
             return [str(error)]
         return [f"{self.location}: {line}" for line in found if line != "ok"]
+
+    def compact(self) -> None:
+        """Give back what was deleted: nothing of it stays in the file or beside it (SQLite; servers do it themselves)."""
+        if not self._sqlite:
+            return
+        with self._say_the_way_out(), self._engine.connect() as connection:
+            raw = connection.connection.driver_connection
+            assert raw is not None
+            raw.execute("VACUUM")
+            raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         """Close all connections; the last one to leave writes SQLite's log back into the file."""

@@ -1,9 +1,14 @@
-"""The journal of a memory store: every memory with its vector, and what is known of the index beside it."""
+"""The journal of a memory store: every version of every memory, the vectors of its keys, and what came of them.
+
+A write appends versions; the one before ends where the next begins, so the store as it was at any sequence number can
+be read. Nothing is changed but the end of a version, and nothing removed but by `forget`.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +16,7 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
+    Float,
     Index,
     Integer,
     LargeBinary,
@@ -21,74 +27,96 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    or_,
     select,
 )
 
 from agentkit.errors import RecordError
-from agentkit.memory.records import Record
+from agentkit.memory.kinds import Draft, Memory
 
-LAYOUT_VERSION = 1
-"""Version of the tables below."""
+LAYOUT_VERSION = 2
+"""Version of the tables below; 2 holds all kinds of memories, and their versions."""
 
 tables = MetaData()
 state = Table("state", tables, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))
 memories = Table(
-    "memories",
+    "versions",
     tables,
     Column("seq", Integer, primary_key=True),
-    Column("id", Text, nullable=False, unique=True),
-    Column("log_seq", Integer),
-    Column("episode_id", Text, nullable=False, unique=True),
+    Column("id", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("ended", Integer),
+    Column("write", Integer, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("namespace", Text, nullable=False),
     Column("env_id", Text, nullable=False),
     Column("task_key", Text, nullable=False),
     Column("split", Text, nullable=False),
-    Column("key", Text, nullable=False),
+    Column("valid_from", Float),
+    Column("valid_to", Float),
+    Column("recorded_s", Float, nullable=False),
+    Column("source_name", Text, nullable=False),
+    Column("draft", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("chain", Text, nullable=False),
+    Index("versions_by_id", "id", "seq"),
+    Index("versions_by_scope", "namespace", "env_id", "kind", "seq"),
+    Index("versions_by_write", "write"),
+)
+"""`ended` is the sequence number of the next version; `draft` is JSON, empty once forgotten; `digest` hashes id,
+version and draft; `chain` hashes the digests of this version and all before it, so that a snapshot can be named by
+what it holds."""
+keys = Table(
+    "keys",
+    tables,
+    Column("number", Integer, primary_key=True),
+    Column("seq", Integer, nullable=False),
+    Column("field", Text, nullable=False),
     Column("text", Text, nullable=False),
     Column("fingerprint", Text, nullable=False),
-    Column("version", Integer, nullable=False),
-    Column("chain", Text, nullable=False),
     Column("embedding", LargeBinary, nullable=False),
-    Index("memories_of_env", "env_id", "seq"),
+    Index("keys_by_seq", "seq"),
 )
-"""`chain` is a hash over this memory and all before it, so that a snapshot can be named by what it holds."""
-
-
-class Memory(Record):
-    """One memory: a past success at some task."""
-
-    id: str
-    """Unique in its store; the same episode gets the same id in every store."""
-    episode_id: str
-    """The episode it was made from, in the log."""
-    log_seq: int | None = None
-    """Sequence number of that episode, if known."""
-    env_id: str
-    task_key: str
-    """`Task.key` of the task that was solved."""
-    split: str
-    """Split of that task."""
-    key: str
-    """What it is found by: the first observation."""
-    text: str
-    """What to show: first observation, actions, outcome."""
-    score: float | None = None
-    """Cosine similarity of its key to the query, -1 to 1; None outside a recall."""
+"""What memories are found by; the vector index knows a key by its number."""
+writes = Table(
+    "writes",
+    tables,
+    Column("number", Integer, primary_key=True),
+    Column("time_s", Float, nullable=False),
+    Column("what", Text, nullable=False),
+)
+"""Transactions, so that each can be undone."""
+snapshots = Table("snapshots", tables, Column("name", Text, primary_key=True), Column("snapshot", Text, nullable=False))
 
 
 def memory_of(row: Row[Any], score: float | None = None) -> Memory:
     """The memory in a row of the journal."""
-    fields = {name: getattr(row, name) for name in Memory.model_fields if name != "score"}
-    return Memory(**fields, score=score)
+    return Memory(**json.loads(row.draft), id=row.id, version=row.version, recorded_s=row.recorded_s, score=score)
 
 
-def memory_id(episode_id: str) -> str:
-    """The id of the memory of an episode."""
-    return "m-" + hashlib.blake2b(episode_id.encode(), digest_size=8).hexdigest()
+def memory_id(draft: Draft) -> str:
+    """The id of a memory: a hash of its identity, equal in every store."""
+    return "m-" + _hash(*draft.identity)
 
 
-def link(chain: str, id: str, text: str) -> str:
-    """The chain one memory further."""
-    return hashlib.blake2b(f"{chain}\0{id}\0{text}".encode(), digest_size=8).hexdigest()
+def draft_text(draft: Draft) -> str:
+    """A draft as the journal keeps it: JSON."""
+    return draft.model_dump_json(include=set(Draft.model_fields))
+
+
+def digest_of(id: str, version: int, draft: str) -> str:
+    """Hash of what a version says."""
+    return _hash(id, str(version), draft)
+
+
+def link(chain: str, digest: str) -> str:
+    """The chain one version further."""
+    return _hash(chain, digest)
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
 
 
 def read_state(connection: Connection) -> dict[str, str]:
@@ -105,14 +133,36 @@ def write_state(connection: Connection, **values: object) -> None:
 
 
 def last_seq(connection: Connection) -> int:
-    """Sequence number of the newest memory; 0 if there is none."""
+    """Sequence number of the newest version; 0 if there is none."""
     return connection.execute(select(func.max(memories.c.seq))).scalar() or 0
 
 
-def vectors(connection: Connection, where: Sequence[ColumnElement[bool]], dim: int) -> tuple[list[str], np.ndarray]:
-    """Ids and vectors [N, dim] of the memories that meet all conditions, in order of age."""
-    query = select(memories.c.id, memories.c.embedding).where(*where).order_by(memories.c.seq)
-    rows = connection.execute(query).all()
+def held_at(seq: int) -> list[ColumnElement[bool]]:
+    """Conditions on the versions that were the current ones at a sequence number, be they recalled or not."""
+    return [memories.c.seq <= seq, or_(memories.c.ended.is_(None), memories.c.ended > seq)]
+
+
+def last_key(connection: Connection) -> int:
+    """Number of the newest key; 0 if there is none."""
+    return connection.execute(select(func.max(keys.c.number))).scalar() or 0
+
+
+def keys_in(connection: Connection, scope: Sequence[ColumnElement[bool]]) -> tuple[list[int], list[str], list[int]]:
+    """Numbers of the keys of the memories in scope, ids of these memories and sequence numbers, in order."""
+    query = select(keys.c.number, memories.c.id, memories.c.seq).join_from(keys, memories, keys.c.seq == memories.c.seq)
+    rows = connection.execute(query.where(*scope).order_by(keys.c.number)).all()
+    return [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
+
+
+def count_keys(connection: Connection, scope: Sequence[ColumnElement[bool]]) -> int:
+    """Number of the keys of the memories in scope."""
+    query = select(func.count()).select_from(keys.join(memories, keys.c.seq == memories.c.seq)).where(*scope)
+    return connection.execute(query).scalar_one()
+
+
+def vectors(connection: Connection, where: Sequence[ColumnElement[bool]], dim: int) -> tuple[list[int], np.ndarray]:
+    """Numbers and vectors [N, dim] of the keys that meet all conditions on them, in order."""
+    rows = connection.execute(select(keys.c.number, keys.c.embedding).where(*where).order_by(keys.c.number)).all()
     data = b"".join([row[1] for row in rows])
     if len(data) != len(rows) * dim * 4:
         raise RecordError(
@@ -123,32 +173,100 @@ def vectors(connection: Connection, where: Sequence[ColumnElement[bool]], dim: i
 
 
 def pages(connection: Connection, size: int) -> Iterator[Sequence[Row[Any]]]:
-    """All memories, oldest first, `size` rows at a time."""
+    """All keys in order, `size` rows at a time."""
     after = 0
     while True:
-        query = select(memories).where(memories.c.seq > after).order_by(memories.c.seq).limit(size)
-        rows = connection.execute(query).all()
+        rows = connection.execute(select(keys).where(keys.c.number > after).order_by(keys.c.number).limit(size)).all()
         if not rows:
             return
         yield rows
-        after = rows[-1].seq
+        after = rows[-1].number
+
+
+def append(
+    connection: Connection,
+    what: str,
+    versions: Sequence[tuple[str, int, Draft, Mapping[str, bytes]]],
+    fingerprint: str,
+    time_s: float,
+) -> int:
+    """Append versions as one write and end those that they follow; returns its number, 0 if there are none.
+
+    Args:
+        connection: A transaction that writes.
+        what: What the write is, in words.
+        versions: Id, number of the version, draft, and the embedding of each of its keys by field.
+        fingerprint: Of the embedder.
+        time_s: Unix time.
+    """
+    if not versions:
+        return 0
+    seq = last_seq(connection)
+    chain = chain_at(connection, seq)
+    number = (connection.execute(select(func.max(writes.c.number))).scalar() or 0) + 1
+    connection.execute(insert(writes), {"number": number, "time_s": time_s, "what": what})
+    rows, key_rows, ends = [], [], []
+    for id, version, draft, embeddings in versions:
+        seq, text = seq + 1, draft_text(draft)
+        digest = digest_of(id, version, text)
+        chain = link(chain, digest)
+        columns = {name: getattr(draft, name) for name in _COLUMNS}
+        rows.append(
+            {
+                **columns,
+                "seq": seq,
+                "id": id,
+                "version": version,
+                "write": number,
+                "recorded_s": time_s,
+                "source_name": draft.source.name,
+                "draft": text,
+                "digest": digest,
+                "chain": chain,
+            }
+        )
+        ends.append({"id": id, "seq": seq})
+        key_rows += [
+            {"seq": seq, "field": field, "text": draft.keys[field], "fingerprint": fingerprint, "embedding": vector}
+            for field, vector in embeddings.items()
+        ]
+    end = "UPDATE versions SET ended = :seq WHERE id = :id AND ended IS NULL"
+    connection.exec_driver_sql(end, ends)
+    connection.execute(insert(memories), rows)
+    if key_rows:
+        connection.execute(insert(keys), key_rows)
+    return number
+
+
+_COLUMNS = ("kind", "status", "namespace", "env_id", "task_key", "split", "valid_from", "valid_to")
+
+
+def current(connection: Connection, ids: Sequence[str]) -> dict[str, Row[Any]]:
+    """The newest version of each id that is known."""
+    found: dict[str, Row[Any]] = {}
+    for start in range(0, len(ids), 500):  # databases limit the parameters of one statement
+        query = select(memories).where(memories.c.id.in_(list(ids[start : start + 500])), memories.c.ended.is_(None))
+        found.update({row.id: row for row in connection.execute(query)})
+    return found
 
 
 def chain_at(connection: Connection, seq: int) -> str:
-    """The chain up to the memory numbered `seq`; `empty` for 0, and for a number that is not there."""
+    """The chain up to the version numbered `seq`; `empty` for 0, and for a number that is not there."""
     return connection.execute(select(memories.c.chain).where(memories.c.seq == seq)).scalar() or "empty"
 
 
 def snapshot_seq(connection: Connection, snapshot: str) -> int:
-    """The sequence number up to which a snapshot sees.
+    """The sequence number up to which a snapshot sees; `snapshot` is one's id or its name.
 
     Raises:
         RecordError: It is no snapshot of this store.
     """
-    number, _, chain = snapshot.partition("-")
+    named = connection.execute(select(snapshots.c.snapshot).where(snapshots.c.name == snapshot)).scalar()
+    number, _, chain = (named or snapshot).partition("-")
     seq = int(number) if number.isdecimal() else -1
     if seq < 0 or (seq == 0) != (chain == "empty") or chain_at(connection, seq) != chain:
         raise RecordError(
-            f"{snapshot!r} is no snapshot of this memory store; pass what `snapshot()` of this store returned"
+            f"{snapshot!r} is no snapshot of this memory store; pass what `snapshot()` of this store returned, or the "
+            "name that it was given"
         )
     return seq

@@ -19,9 +19,9 @@ from agentkit.errors import RecordError
 from agentkit.memory import journal
 from agentkit.memory.database import Database
 from agentkit.memory.index import BATCH, ChromaIndex, ExactIndex, VectorIndex, inspect
-from agentkit.memory.journal import memories, read_state, write_state
+from agentkit.memory.journal import keys, read_state, write_state
 
-_SAMPLE = 200  # vectors looked up in the index to see whether it finds them
+_SAMPLE = 200  # keys looked up in the index to see whether it finds them
 _HIT_RATE = 0.99
 
 
@@ -39,7 +39,7 @@ class IndexKeeper:
         self.trouble: str | None = None
         """Why there is no index to ask, or None."""
         self.applied = 0
-        """Sequence number up to which the index has the memories."""
+        """Number up to which the index has the keys."""
         self._folder = folder / "chroma"
         self._database = database
         self._dim = dim
@@ -80,24 +80,27 @@ class IndexKeeper:
         """Bring the index up to the journal."""
         while self._index is not None:
             with self._database.reading() as connection:
-                scope = [memories.c.seq > self.applied, memories.c.seq <= self.applied + BATCH]
-                ids, vectors = journal.vectors(connection, scope, self._dim)
-            if not ids:
-                return
+                upto = select(keys.c.number).where(keys.c.number > self.applied).order_by(keys.c.number).limit(BATCH)
+                last = max(connection.execute(upto).scalars(), default=None)
+                if last is None:
+                    return
+                numbers, vectors = journal.vectors(
+                    connection, [keys.c.number > self.applied, keys.c.number <= last], self._dim
+                )
             try:
-                self._index.upsert(ids, vectors)
+                self._index.upsert(_ids(numbers), vectors)
             except RecordError as error:
                 return self._give_up(str(error))
-            self.applied += len(ids)
+            self.applied = last
             if self._chroma:
                 with self._database.writing() as connection:
                     write_state(connection, applied=self.applied)
 
-    def propose(self, vector: np.ndarray, k: int) -> list[str]:
-        """The ids the index, brought up to date, finds nearest to `vector`; none if it is in `trouble`."""
+    def propose(self, vector: np.ndarray, k: int) -> list[int]:
+        """Numbers of the keys the index, brought up to date, finds nearest to `vector`; none if it is in `trouble`."""
         self.apply()
         try:
-            return self._index.query(vector, k) if self._index is not None else []
+            return [int(id) for id in self._index.query(vector, k)] if self._index is not None else []
         except RecordError as error:
             self._give_up(str(error))
             return []
@@ -125,12 +128,15 @@ class IndexKeeper:
             try:
                 for rows in journal.pages(connection, BATCH):
                     stale = [row for row in rows if row.fingerprint != fingerprint]
-                    for row, vector in zip(stale, embed([row.key for row in stale]), strict=True):
+                    for row, vector in zip(stale, embed([row.text for row in stale]), strict=True):
                         values = {"embedding": vector.tobytes(), "fingerprint": fingerprint}
-                        connection.execute(update(memories).where(memories.c.seq == row.seq).values(values))
-                    scope = [memories.c.seq > done, memories.c.seq <= rows[-1].seq]
-                    index.upsert(*journal.vectors(connection, scope, self._dim))
-                    done = rows[-1].seq
+                        connection.execute(update(keys).where(keys.c.number == row.number).values(values))
+                    last = rows[-1].number
+                    numbers, vectors = journal.vectors(
+                        connection, [keys.c.number > done, keys.c.number <= last], self._dim
+                    )
+                    index.upsert(_ids(numbers), vectors)
+                    done = last
                 applied = done if self._chroma else 0
                 write_state(connection, generation=generation, applied=applied, fingerprint=fingerprint)
             except BaseException:
@@ -180,9 +186,9 @@ class IndexKeeper:
         """What is wrong with the index on disk, or None."""
         folder = self._generation()
         with self._database.reading() as connection:
-            ids_of = select(memories.c.id)
-            expected = set(connection.execute(ids_of.where(memories.c.seq <= self.applied)).scalars())
-            pending = set(connection.execute(ids_of.where(memories.c.seq > self.applied)).scalars())
+            numbers = connection.execute(select(keys.c.number)).scalars().all()
+        expected = set(_ids([number for number in numbers if number <= self.applied]))
+        pending = set(_ids([number for number in numbers if number > self.applied]))
         ids, sample = self._sample(_SAMPLE)
         try:
             found, hits = inspect(folder, ids, sample)
@@ -190,17 +196,22 @@ class IndexKeeper:
             return str(error)
         missing, surplus = len(expected - found), len(found - expected - pending)
         if missing or surplus:
-            wrong = f"lacks {missing} memories and has {surplus} too many"
+            wrong = f"lacks {missing} keys and has {surplus} too many"
         elif hits < _HIT_RATE * len(ids):
-            wrong = f"finds only {hits} of {len(ids)} memories by their own vectors"
+            wrong = f"finds only {hits} of {len(ids)} keys by their own vectors"
         else:
             return None
         return f"the Chroma index in {folder} {wrong}; call `rebuild()`"
 
     def _sample(self, size: int) -> tuple[list[str], np.ndarray]:
-        """Ids and vectors of up to `size` memories that the index has, drawn the same way every time."""
-        size = min(size, self.applied)
-        chosen = np.random.default_rng(0).permutation(self.applied)[:size] + 1
+        """Ids and vectors of up to `size` keys that the index has, drawn the same way every time."""
         with self._database.reading() as connection:
-            scope = [memories.c.seq.in_([int(seq) for seq in chosen])]
-            return journal.vectors(connection, scope, self._dim)
+            numbers = connection.execute(select(keys.c.number).where(keys.c.number <= self.applied)).scalars().all()
+            chosen = np.random.default_rng(0).permutation(len(numbers))[:size]
+            scope = [keys.c.number.in_([numbers[place] for place in chosen])]
+            found, vectors = journal.vectors(connection, scope, self._dim)
+        return _ids(found), vectors
+
+
+def _ids(numbers: Sequence[int]) -> list[str]:
+    return [str(number) for number in numbers]

@@ -14,8 +14,9 @@ from pydantic import Field
 from agentkit.memory.records import Record, Text
 
 Kind = Literal["episode", "step", "fact", "insight", "skill", "failure"]
-Status = Literal["active", "probation", "quarantine", "disputed"]
-"""Only `active` and `probation` are recalled; `quarantine` waits for a decision, `disputed` is contradicted."""
+Status = Literal["active", "probation", "quarantine", "disputed", "retired"]
+"""Only `active` and `probation` are recalled; `quarantine` waits for a decision, `disputed` is contradicted, `retired`
+is no longer held."""
 KEY_FIELDS = ("goal", "state", "condition")
 """What a memory may be found by: what was to be reached, what the world looked like, when it is of use."""
 
@@ -152,6 +153,8 @@ class Draft(Record):
     """What a policy is shown."""
     keys: dict[str, Text]
     """What it is found by, one or more of `KEY_FIELDS`."""
+    namespace: str = ""
+    """Whose it is, e.g. a project or an experiment; readers name the namespaces they may see."""
     env_id: str
     task_key: str = ""
     """`Task.key` of the task it is about; empty if it is about the environment."""
@@ -169,3 +172,50 @@ class Draft(Record):
     def kind(self) -> Kind:
         """Its kind."""
         return self.body.kind
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What makes it this memory: a draft of the same identity is its next version, not another one."""
+        body = self.body
+        match body:
+            case EpisodeBody():
+                own: tuple[str, ...] = self.source.episode_ids
+            case StepBody():
+                own = (*self.source.episode_ids, *map(str, self.source.turns))
+            case FactBody():
+                own = (body.subject, body.relation)
+            case InsightBody():
+                own = (body.condition, body.advice)
+            case SkillBody():
+                own = (*body.preconditions, "", *body.actions)
+            case FailureBody():
+                own = (body.signature,)
+        return (self.namespace, self.env_id, self.kind, *own)
+
+
+class Memory(Draft):
+    """A memory as the store holds it."""
+
+    id: str
+    """The same for all its versions, and for the same memory in every store."""
+    version: int = 1
+    """1 for the first."""
+    recorded_s: float = 0.0
+    """Unix time at which this version was written."""
+    score: float | None = None
+    """Cosine similarity of the nearest of its keys to the query, -1 to 1; None outside a recall."""
+
+    @property
+    def episode_id(self) -> str:
+        """The first episode it was made from; empty if it was made from none."""
+        return self.source.episode_ids[0] if self.source.episode_ids else ""
+
+    @property
+    def key(self) -> str:
+        """The first of its keys."""
+        return next(iter(self.keys.values()))
+
+    def draft(self, **changes: object) -> Draft:
+        """What it says, with other values for some fields: the draft of its next version."""
+        said = {name: getattr(self, name) for name in Draft.model_fields}
+        return Draft(**{**said, **changes})

@@ -1,52 +1,65 @@
-"""EpisodicMemory: past successes, recalled by how much their situation looked like the present one.
+"""MemoryStore: memories of all kinds, recalled by how much their keys look like the present situation.
 
-The journal (SQLite) holds everything; the vector index holds ids and vectors and can be rebuilt. A recall
-settles its scope in the journal first: up to `exact_limit` memories in scope are compared one by one, and
-only a larger scope asks the index. So no answer depends on what an index cannot filter.
+The journal (SQLite) holds everything; the vector index holds numbers and vectors and can be rebuilt. A recall settles
+its scope in the journal first: up to `exact_limit` keys in scope are compared one by one, and only a larger scope asks
+the index. So no answer depends on what an index cannot filter.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from sqlalchemy import ColumnElement, func, insert, select
+from sqlalchemy import ColumnElement, Connection, func, insert, or_, select
 
 from agentkit.errors import RecordError, unknown_name
-from agentkit.memory import journal
-from agentkit.memory.case import KEY_LIMIT, clip, content_of, key_of
+from agentkit.memory import history, journal
+from agentkit.memory.case import KEY_LIMIT, clip, draft_of
 from agentkit.memory.database import Database
 from agentkit.memory.embedders import Embedder, MiniLMEmbedder
+from agentkit.memory.history import Receipt, Write
 from agentkit.memory.index import nearest
-from agentkit.memory.journal import Memory, memories, memory_of, read_state, write_state
+from agentkit.memory.journal import keys, memories, memory_of, read_state, snapshots, write_state
 from agentkit.memory.keeper import IndexKeeper
+from agentkit.memory.kinds import KEY_FIELDS, Draft, Kind, Memory, Status
 from agentkit.memory.lock import FolderLock
 from agentkit.memory.log import EpisodeLog
+from agentkit.memory.matrix import KeyMatrix
 from agentkit.memory.records import Episode, encodable
 from agentkit.task import Task
 
-__all__ = ["EpisodicMemory", "Memory"]
-
 EXACT_LIMIT = 20_000
-"""Memories in scope up to which every one is compared."""
+"""Keys in scope up to which every one is compared."""
+RECALLED = ("active", "probation")
+"""Statuses of memories that are recalled."""
 _EMBED_BATCH = 64
 _MOST_PROPOSALS = 5_000  # beyond this the index is no faster than comparing all
 
 
-class EpisodicMemory:
-    """Successful episodes as memories in a folder that belongs to this object until it is closed.
+class MemoryStore:
+    """Memories in a folder that belongs to this object until it is closed.
 
-    Use `EpisodicMemory.open`. May be shared by threads, not by processes.
+    Use `MemoryStore.open`. May be shared by threads, not by processes.
     """
 
-    def __init__(self, folder: Path, embedder: Embedder, index: str, exact_limit: int, rebuild: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        embedder: Embedder,
+        index: str,
+        exact_limit: int,
+        grants: Collection[str] | None,
+        rebuild: bool,
+    ) -> None:
         self.folder = folder
         self._embedder = embedder
-        self._exact_limit = exact_limit
+        self._exact_limit = exact_limit if index == "chroma" else None
+        self._grants = None if grants is None else frozenset(grants)
         self._guard = threading.RLock()
         self._lock = FolderLock(folder)
         try:
@@ -55,8 +68,9 @@ class EpisodicMemory:
             self._lock.close()
             raise
         self._keeper = IndexKeeper(folder, self._journal, embedder.dim, chroma=index == "chroma")
+        self._matrix = KeyMatrix(self._journal, embedder.dim)
         try:
-            self._greet(rebuild)
+            history.greet(self._journal, folder, embedder.fingerprint, rebuild)
             if rebuild:
                 self.rebuild()
             else:
@@ -73,8 +87,9 @@ class EpisodicMemory:
         embedder: Embedder | None = None,
         index: Literal["chroma", "exact"] = "chroma",
         exact_limit: int = EXACT_LIMIT,
+        grants: Collection[str] | None = None,
         rebuild: bool = False,
-    ) -> EpisodicMemory:
+    ) -> MemoryStore:
         """The store in `folder`, made if it is not there; `memory.sqlite` and `chroma/` are its files.
 
         If the index turns out unreadable, a `RuntimeWarning` says so, `trouble` keeps the reason, and recalls
@@ -83,8 +98,9 @@ class EpisodicMemory:
         Args:
             folder: A folder of its own.
             embedder: What the store was made with; MiniLM by default.
-            index: `chroma`, or `exact` for none on disk.
-            exact_limit: Scopes up to this many memories are compared one by one.
+            index: `chroma`, or `exact` for none on disk: every recall compares all keys in scope.
+            exact_limit: With `chroma`, scopes up to this many keys are compared one by one all the same.
+            grants: Namespaces that may be read and written through this object; None for all.
             rebuild: Make the index anew, and the vectors too if the embedder has changed.
 
         Raises:
@@ -93,23 +109,43 @@ class EpisodicMemory:
         """
         if index not in ("chroma", "exact"):
             raise unknown_name("vector index", index, ["chroma", "exact"])
-        return cls(Path(folder).expanduser(), embedder or MiniLMEmbedder(), index, exact_limit, rebuild)
+        return cls(Path(folder).expanduser(), embedder or MiniLMEmbedder(), index, exact_limit, grants, rebuild)
 
     @property
     def trouble(self) -> str | None:
         """Why the index is not used (recalls then compare all memories), or None if all is well."""
         return self._keeper.trouble
 
-    def add(self, episode: Episode, log_seq: int | None = None) -> Memory | None:
-        """Remember a successful episode; a failed one is passed over (None). Twice is the same as once."""
+    def write(self, drafts: Iterable[Draft], what: str = "write") -> list[Memory]:
+        """Write memories in one transaction, all or none; returns them as they now stand, in order.
+
+        A draft that says what its memory says already changes nothing; any other becomes its next version. Of several
+        drafts of one memory, the last counts.
+
+        Args:
+            drafts: What to remember.
+            what: What the write is, for `history`.
+
+        Raises:
+            RecordError: A namespace is not granted, a draft has no key, or the journal failed: nothing was written.
+        """
         self._lock.check()
-        if not episode.success:
-            return None
+        wanted = {journal.memory_id(draft): draft for draft in drafts}
+        for draft in wanted.values():
+            self._check_granted([draft.namespace])
+            if not draft.keys or not set(draft.keys) <= set(KEY_FIELDS):
+                raise RecordError(
+                    f"a memory needs one or more keys among {', '.join(KEY_FIELDS)}, got {list(draft.keys)}"
+                )
         with self._guard:
-            self._remember([(log_seq, episode)])
-            query = select(memories).where(memories.c.episode_id == episode.id)
+            self._write(wanted, what)
             with self._journal.reading() as connection:
-                return memory_of(connection.execute(query).one())
+                rows = journal.current(connection, list(wanted))
+        return [memory_of(rows[id]) for id in wanted]
+
+    def add(self, episode: Episode) -> Memory | None:
+        """Remember a successful episode; a failed one is passed over (None). Twice is the same as once."""
+        return self.write([draft_of(episode)], "add")[0] if episode.success else None
 
     def sync(self, log: EpisodeLog) -> int:
         """Remember the successes recorded in `log` since the last sync with it; returns how many are new."""
@@ -119,94 +155,190 @@ class EpisodicMemory:
             with self._journal.reading() as connection:
                 after = int(read_state(connection).get(cursor, 0))
             last, added = log.last_seq, 0
-            batch: list[tuple[int | None, Episode]] = []
+            batch: list[Episode] = []
             for seq, episode in log.numbered(after=after, success=True):
                 if seq > last:
                     break
-                batch.append((seq, episode))
+                batch.append(episode)
                 if len(batch) == _EMBED_BATCH:
-                    added += self._remember(batch, **{cursor: seq})
+                    added += self._remember(batch, log, **{cursor: seq})
                     batch = []
-            added += self._remember(batch, **{cursor: last})
+            added += self._remember(batch, log, **{cursor: last})
             self._keeper.apply()
             return added
 
+    def get(self, id: str, *, snapshot: str | None = None) -> Memory | None:
+        """The memory of that id as it stands, or stood at a snapshot; None if there was none."""
+        self._lock.check()
+        with self._journal.reading() as connection:
+            scope = journal.held_at(self._seq(connection, snapshot))
+            row = connection.execute(select(memories).where(memories.c.id == id, *scope)).one_or_none()
+        return None if row is None or not row.draft else memory_of(row)
+
+    def versions(self, id: str) -> list[Memory]:
+        """All versions of a memory that are not forgotten, oldest first."""
+        self._lock.check()
+        with self._journal.reading() as connection:
+            query = select(memories).where(memories.c.id == id, memories.c.draft != "").order_by(memories.c.seq)
+            return [memory_of(row) for row in connection.execute(query)]
+
+    def decide(self, id: str, status: Status) -> Memory:
+        """Give a memory another status, as its next version.
+
+        Raises:
+            RecordError: There is no such memory.
+        """
+        memory = self.get(id)
+        if memory is None:
+            raise RecordError(f"there is no memory {id!r} in {self.folder}; `agentkit memory search` lists ids")
+        return self.write([memory.draft(status=status)], f"decide {status}")[0]
+
     def recall(
         self,
-        query: str,
+        query: str | Mapping[str, str],
         k: int = 3,
         *,
         env_id: str | None = None,
         split: str | None = None,
         exclude_tasks: Iterable[str | Task] = (),
         snapshot: str | None = None,
+        kinds: Collection[Kind] | None = None,
+        namespaces: Collection[str] = ("",),
+        at_s: float | None = None,
     ) -> list[Memory]:
         """The memories whose keys are nearest to `query`, nearest first and equals by id.
 
         Args:
-            query: What the situation looks like, usually an observation; cut at 4,000 characters.
+            query: What the situation looks like, usually an observation, compared with keys of every field; or a
+                text for each field that is to be compared. Cut at 4,000 characters.
             k: At most this many.
             env_id: Only memories from this environment.
             split: Only memories of tasks of this split.
             exclude_tasks: Tasks (or their keys) whose memories are hidden, e.g. the task under test.
-            snapshot: See only what was there at that `snapshot()`.
+            snapshot: See only what was there at that `snapshot()`, by its id or name.
+            kinds: Only memories of these kinds.
+            namespaces: Only memories in these.
+            at_s: Only memories that held in the world at that Unix time.
 
         Raises:
-            RecordError: The snapshot is not one of this store, or the journal cannot be read.
+            RecordError: The snapshot is not one of this store, a namespace is not granted, or the journal cannot be
+                read.
         """
         self._lock.check()
+        self._check_granted(namespaces)
         given = [exclude_tasks] if isinstance(exclude_tasks, (str, Task)) else exclude_tasks
         hidden = sorted({task.key if isinstance(task, Task) else task for task in given})
         with self._journal.reading() as connection:
-            newest = journal.last_seq(connection)
-            if snapshot is not None:
-                newest = journal.snapshot_seq(connection, snapshot)
+            newest = self._seq(connection, snapshot)
         if k < 1 or newest == 0:
             return []
-        scope: list[ColumnElement[bool]] = [memories.c.seq <= newest]
+        scope = [
+            *journal.held_at(newest),
+            memories.c.status.in_(RECALLED),
+            memories.c.namespace.in_(sorted(namespaces)),
+        ]
         if env_id is not None:
             scope.append(memories.c.env_id == env_id)
         if split is not None:
             scope.append(memories.c.split == split)
+        if kinds is not None:
+            scope.append(memories.c.kind.in_(sorted(kinds)))
         if hidden:
             scope.append(memories.c.task_key.not_in(hidden))
-        ranked = self._nearest(self._embed([query])[0], k, scope, newest)
+        if at_s is not None:
+            scope.append(or_(memories.c.valid_from.is_(None), memories.c.valid_from <= at_s))
+            scope.append(or_(memories.c.valid_to.is_(None), memories.c.valid_to > at_s))
+        asked = dict.fromkeys(KEY_FIELDS, query) if isinstance(query, str) else query
+        ranked = self._nearest(asked, k, scope)
         with self._journal.reading() as connection:
-            rows = connection.execute(select(memories).where(memories.c.id.in_([id for id, _ in ranked])))
-            by_id = {row.id: row for row in rows}
-        return [memory_of(by_id[id], score) for id, score in ranked]
+            rows = connection.execute(select(memories).where(memories.c.seq.in_([seq for seq, _ in ranked])))
+            by_seq = {row.seq: row for row in rows}
+        found = [memory_of(by_seq[seq], score) for seq, score in ranked]
+        return sorted(found, key=lambda memory: (-(memory.score or 0.0), memory.id))[:k]
 
-    def snapshot(self) -> str:
-        """A name for what the store holds now; equal for stores that were told the same in the same order."""
+    def snapshot(self, name: str | None = None) -> str:
+        """The id of what the store holds now; equal for stores that were told the same in the same order.
+
+        Args:
+            name: Also remember it by this name, which may be passed for the id from then on.
+
+        Raises:
+            RecordError: Another snapshot has that name.
+        """
+        self._lock.check()
+        with self._journal.writing() if name else self._journal.reading() as connection:
+            seq = journal.last_seq(connection)
+            id = f"{seq}-{journal.chain_at(connection, seq)}"
+            if name:
+                known = connection.execute(select(snapshots.c.snapshot).where(snapshots.c.name == name)).scalar()
+                if known not in (None, id):
+                    raise RecordError(f"the snapshot {name!r} is {known} already; give this one another name")
+                if known is None:
+                    connection.execute(insert(snapshots), {"name": name, "snapshot": id})
+            return id
+
+    def history(self) -> list[Write]:
+        """All writes, oldest first."""
         self._lock.check()
         with self._journal.reading() as connection:
-            seq = journal.last_seq(connection)
-            return f"{seq}-{journal.chain_at(connection, seq)}"
+            return history.writes_of(connection)
+
+    def undo(self, number: int) -> int:
+        """Undo a write: every memory it touched is again what it was before. Returns the number of this write.
+
+        Raises:
+            RecordError: There is no such write, or a later one has touched the same memories: undo that one first.
+        """
+        self._lock.check()
+        with self._guard:
+            with self._journal.reading() as connection:
+                versions = history.before(connection, number)
+            return self._append(versions, f"undo {number}")
+
+    def forget(
+        self, *, id: str | None = None, episode_id: str | None = None, source_name: str | None = None
+    ) -> Receipt:
+        """Erase memories and all that was made from them: text, keys, vectors, index and free space of the file.
+
+        What stays is that something was there: its place in the journal, its id and the hash of what it said, so
+        that snapshots keep their names.
+
+        Args:
+            id: This memory.
+            episode_id: All that was made from this episode.
+            source_name: All that this source has written.
+
+        Raises:
+            RecordError: Not exactly one of the three is given.
+        """
+        self._lock.check()
+        with self._guard:
+            receipt = history.forget(self._journal, id=id, episode_id=episode_id, source_name=source_name)
+            if receipt.num_versions:
+                self._matrix.clear()
+                self.rebuild()
+            return receipt
 
     def __len__(self) -> int:
+        """Number of memories that can be recalled."""
         self._lock.check()
         with self._journal.reading() as connection:
-            return connection.execute(select(func.count()).select_from(memories)).scalar_one()
+            held = [memories.c.ended.is_(None), memories.c.status.in_(RECALLED)]
+            return connection.execute(select(func.count()).select_from(memories).where(*held)).scalar_one()
 
     def verify(self) -> list[str]:
         """Check journal and index against each other; returns the problems in words, none if all is well.
 
-        Every memory must have a vector of this embedder, the index exactly the journal's ids, and 99 % of a
-        sample must be found by their own vectors. Chroma is read in another process, which may crash.
+        The chain must agree with what the versions say, every key have a vector of this embedder, the index exactly
+        the journal's keys, and 99 % of a sample be found by their own vectors. Chroma is read in another process,
+        which may crash.
         """
         self._lock.check()
-        foreign = select(memories.c.id).where(
-            (memories.c.fingerprint != self._embedder.fingerprint)
-            | (func.length(memories.c.embedding) != self._embedder.dim * 4)
-        )
         with self._guard:
             problems = self._journal.integrity()
             if not problems:
                 with self._journal.reading() as connection:
-                    problems = [
-                        f"memory {id!r} has a vector that is not of this embedder; call `rebuild()`"
-                        for id in connection.execute(foreign).scalars()
-                    ]
+                    problems = history.problems(connection, self._embedder.fingerprint, self._embedder.dim)
             return problems or self._keeper.problems()
 
     def rebuild(self) -> None:
@@ -218,6 +350,7 @@ class EpisodicMemory:
         self._lock.check()
         with self._guard:
             self._keeper.rebuild(self._embedder.fingerprint, self._embed)
+            self._matrix.clear()
 
     def close(self) -> None:
         """Bring the index up to date and give the folder back; harmless if done twice."""
@@ -231,75 +364,58 @@ class EpisodicMemory:
             finally:
                 self._release()
 
-    def __enter__(self) -> EpisodicMemory:
+    def __enter__(self) -> MemoryStore:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _greet(self, rebuild: bool) -> None:
-        """Check that this agentkit and this embedder can use the store."""
-        with self._journal.writing() as connection:
-            known = read_state(connection)
-            if not known:
-                known = {
-                    "layout": str(journal.LAYOUT_VERSION),
-                    "fingerprint": self._embedder.fingerprint,
-                    "generation": "1",
-                    "applied": "0",
-                }
-                write_state(connection, **known)
-            if int(known["layout"]) > journal.LAYOUT_VERSION:
-                raise RecordError(
-                    f"the memory store {self.folder} is of a newer agentkit (layout {known['layout']}, this "
-                    f"one knows up to {journal.LAYOUT_VERSION}); upgrade agentkit"
-                )
-            if known["fingerprint"] != self._embedder.fingerprint and not rebuild:
-                raise RecordError(
-                    f"the memory store {self.folder} was made with embedder {known['fingerprint']!r}, not "
-                    f"{self._embedder.fingerprint!r}; open it with that one, or embed all memories anew with "
-                    "EpisodicMemory.open(folder, embedder=..., rebuild=True)"
-                )
+    def _seq(self, connection: Connection, snapshot: str | None) -> int:
+        return journal.last_seq(connection) if snapshot is None else journal.snapshot_seq(connection, snapshot)
 
-    def _remember(self, numbered: Sequence[tuple[int | None, Episode]], **cursor: int) -> int:
-        """Write the new ones among `numbered` to the journal, with the cursor; returns how many were new."""
-        unique = {episode.id: (log_seq, episode) for log_seq, episode in numbered}
+    def _check_granted(self, namespaces: Collection[str]) -> None:
+        refused = sorted(set(namespaces) - self._grants) if self._grants is not None else []
+        if refused:
+            raise RecordError(
+                f"namespace {refused[0]!r} is not granted here; open the store with grants={[*refused]!r} added, or "
+                "leave it out"
+            )
+
+    def _remember(self, episodes: Sequence[Episode], log: EpisodeLog, **cursor: int) -> int:
+        """Write the episodes that are new, with the cursor; returns how many were new."""
+        drafts = {journal.memory_id(draft): draft for draft in map(draft_of, episodes)}
         with self._journal.reading() as connection:
-            query = select(memories.c.episode_id).where(memories.c.episode_id.in_(list(unique)))
-            known = set(connection.execute(query).scalars())
-        new = [pair for id, pair in unique.items() if id not in known]
-        keys = [key_of(episode) for _, episode in new]
-        vectors = self._embed(keys)
-        rows = []
+            known = journal.current(connection, list(drafts))
+        new = [(id, 1, draft) for id, draft in drafts.items() if id not in known]
+        self._append(new, f"sync {log.id}", **cursor)
+        return len(new)
+
+    def _write(self, wanted: Mapping[str, Draft], what: str) -> None:
+        with self._journal.reading() as connection:
+            known = journal.current(connection, list(wanted))
+        entries = []
+        for id, draft in wanted.items():
+            if id not in known:
+                entries.append((id, 1, draft))
+            elif known[id].draft != journal.draft_text(draft):
+                entries.append((id, known[id].version + 1, draft))
+        self._append(entries, what)
+
+    def _append(self, entries: Sequence[tuple[str, int, Draft]], what: str, **cursor: int) -> int:
+        """Append versions (id, number, draft) as one write; returns its number, 0 if there is nothing to append."""
+        texts = sorted({text for _, _, draft in entries for text in draft.keys.values()})
+        vector_of = dict(zip(texts, self._embed(texts), strict=True))
+        rows = [
+            (id, version, draft, {field: vector_of[text].tobytes() for field, text in draft.keys.items()})
+            for id, version, draft in entries
+        ]
         with self._journal.writing() as connection:
-            seq = journal.last_seq(connection)
-            chain = journal.chain_at(connection, seq)
-            for (log_seq, episode), key, vector in zip(new, keys, vectors, strict=True):
-                seq, id, text = seq + 1, journal.memory_id(episode.id), content_of(episode)
-                chain = journal.link(chain, id, text)
-                rows.append(
-                    {
-                        "seq": seq,
-                        "id": id,
-                        "log_seq": log_seq,
-                        "episode_id": episode.id,
-                        "env_id": episode.task.env_id,
-                        "task_key": episode.task.key,
-                        "split": episode.task.split,
-                        "key": key,
-                        "text": text,
-                        "fingerprint": self._embedder.fingerprint,
-                        "version": journal.LAYOUT_VERSION,
-                        "chain": chain,
-                        "embedding": vector.tobytes(),
-                    }
-                )
-            if rows:
-                connection.execute(insert(memories), rows)
+            number = journal.append(connection, what, rows, self._embedder.fingerprint, time.time())
+            newest = journal.last_key(connection)
             if cursor:
                 write_state(connection, **cursor)
-        self._keeper.note(seq)
-        return len(rows)
+        self._keeper.note(newest)
+        return number
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
         if not texts:
@@ -307,37 +423,55 @@ class EpisodicMemory:
         fit = [clip(encodable(text), KEY_LIMIT) for text in texts]
         return np.asarray(self._embedder.embed(fit), np.float32)
 
-    def _nearest(
-        self, vector: np.ndarray, k: int, scope: list[ColumnElement[bool]], newest: int
-    ) -> list[tuple[str, float]]:
-        """Ids and scores of the `k` nearest memories in scope."""
-        if newest > self._exact_limit and self.trouble is None:
+    def _nearest(self, asked: Mapping[str, str], k: int, scope: list[ColumnElement[bool]]) -> list[tuple[int, float]]:
+        """Sequence numbers and scores of memories in scope, the `k` nearest among them."""
+        texts = sorted(set(asked.values()))
+        best: dict[int, float] = {}
+        for text, vector in zip(texts, self._embed(texts), strict=True):
+            fields = sorted(field for field, about in asked.items() if about == text)
+            within = scope if len(fields) == len(KEY_FIELDS) else [*scope, keys.c.field.in_(fields)]
+            for seq, score in self._nearest_keys(vector, k * len(fields), within):
+                best[seq] = max(score, best.get(seq, score))
+        return list(best.items())
+
+    def _nearest_keys(self, vector: np.ndarray, k: int, scope: list[ColumnElement[bool]]) -> list[tuple[int, float]]:
+        if self._exact_limit is not None and self.trouble is None and self._keys_at_most() > self._exact_limit:
             with self._journal.reading() as connection:
-                query = select(func.count()).select_from(memories).where(*scope)
-                in_scope = connection.execute(query).scalar_one()
-            if in_scope > self._exact_limit:
-                found = self._from_index(vector, k, scope, newest / in_scope)
+                within, total = journal.count_keys(connection, scope), journal.last_key(connection)
+            if within > self._exact_limit:
+                found = self._from_index(vector, k, scope, total / within)
                 if found is not None:
                     return found
         with self._journal.reading() as connection:
-            ids, matrix = journal.vectors(connection, scope, self._embedder.dim)
-        return nearest(ids, matrix, vector, k)
+            numbers, ids, seqs = journal.keys_in(connection, scope)
+        return self._compare(numbers, ids, seqs, vector, k)
+
+    def _compare(
+        self, numbers: Sequence[int], ids: Sequence[str], seqs: Sequence[int], vector: np.ndarray, k: int
+    ) -> list[tuple[int, float]]:
+        seq_of = dict(zip(ids, seqs, strict=True))
+        with self._guard:
+            matrix = self._matrix.rows(numbers)
+        return [(seq_of[id], score) for id, score in nearest(ids, matrix, vector, k)]
 
     def _from_index(
         self, vector: np.ndarray, k: int, scope: list[ColumnElement[bool]], surplus: float
-    ) -> list[tuple[str, float]] | None:
-        """Like `_nearest`, among what the index proposes; None if that takes too many proposals."""
+    ) -> list[tuple[int, float]] | None:
+        """Like `_nearest_keys`, among what the index proposes; None if that takes too many proposals."""
         wanted = 10 + int(2 * k * surplus)
         while wanted <= _MOST_PROPOSALS and self.trouble is None:
             with self._guard:
                 proposed = self._keeper.propose(vector, wanted)
             with self._journal.reading() as connection:
-                within = [*scope, memories.c.id.in_(proposed)]
-                ids, matrix = journal.vectors(connection, within, self._embedder.dim)
+                numbers, ids, seqs = journal.keys_in(connection, [*scope, keys.c.number.in_(proposed)])
             if len(ids) >= k:
-                return nearest(ids, matrix, vector, k)
+                return self._compare(numbers, ids, seqs, vector, k)
             wanted *= 4
         return None
+
+    def _keys_at_most(self) -> int:
+        with self._journal.reading() as connection:
+            return journal.last_key(connection)
 
     def _release(self) -> None:
         self._keeper.close()

@@ -27,7 +27,7 @@ def snippets(page: str) -> list[str]:
 def test_the_python_shown_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "one").mkdir(parents=True)
-    monkeypatch.setattr("agentkit.memory.episodic.MiniLMEmbedder", HashEmbedder)  # the real one takes 20 s to load
+    monkeypatch.setattr("agentkit.memory.store.MiniLMEmbedder", HashEmbedder)  # the real one takes 20 s to load
     task = make_tasks("agentkit/FrozenLake-v0")[0]
     episode = collect(ExpertPolicy(), [task])[0]
     found = snippets(page)

@@ -17,8 +17,8 @@ from agentkit.errors import AgentkitError, ConfigError, EnvironmentFault, Policy
 if TYPE_CHECKING:
     from agentkit.attempt import Limits
     from agentkit.memory.embedders import Embedder
-    from agentkit.memory.episodic import EpisodicMemory
     from agentkit.memory.log import EpisodeLog
+    from agentkit.memory.store import MemoryStore
     from agentkit.policies.local import LocalPolicy
     from agentkit.policies.policy import Policy
 
@@ -170,7 +170,7 @@ def make_embedder(name: str | None) -> Embedder:
 @contextmanager
 def open_memory(
     folder: Path, embedder: str | None, *, make: bool = False, rebuild: bool = False
-) -> Iterator[EpisodicMemory]:
+) -> Iterator[MemoryStore]:
     """A memory store for the length of a block.
 
     Args:
@@ -182,14 +182,14 @@ def open_memory(
     Raises:
         RecordError: There is none, or it cannot be opened.
     """
-    from agentkit.memory.episodic import EpisodicMemory
+    from agentkit.memory.store import MemoryStore
 
     if not make and not (folder / "memory.sqlite").is_file():
         raise RecordError(f"no memory in {str(folder)!r}; `agentkit memory build LOG --out {folder}` makes one")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # said below, in one line
         index: Literal["chroma", "exact"] = "chroma" if importlib.util.find_spec("chromadb") else "exact"
-        memory = EpisodicMemory.open(folder, embedder=make_embedder(embedder), index=index, rebuild=rebuild)
+        memory = MemoryStore.open(folder, embedder=make_embedder(embedder), index=index, rebuild=rebuild)
     with memory:
         if memory.trouble is not None:
             show_warning(f"{memory.trouble}. Until `agentkit memory build --rebuild`, all memories are compared")

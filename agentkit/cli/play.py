@@ -71,9 +71,9 @@ def collect_episodes(
     with ExitStack() as stack:
         recall = None
         if memory is not None:
-            from agentkit.recall import EpisodicRecall
+            from agentkit.recall import MemoryRecall
 
-            recall = EpisodicRecall(stack.enter_context(open_memory(memory, embedder)))
+            recall = MemoryRecall(stack.enter_context(open_memory(memory, embedder)))
         log = stack.enter_context(EpisodeLog.open(out))
         before = len(log)
         bars = stack.enter_context(progress())

@@ -147,7 +147,7 @@ def _warm_start(config: RunConfig) -> Any:
 def _remember(folder: Path, config: RunConfig) -> None:
     """Make an episodic memory of the run's successes and show what it recalls for a lake of the panel."""
     from agentkit.envs import make_env
-    from agentkit.memory import EpisodeLog, EpisodicMemory, HashEmbedder
+    from agentkit.memory import EpisodeLog, HashEmbedder, MemoryStore
     from agentkit.task import make_tasks
 
     task = make_tasks(config.env.id, config.eval.split, 1, params=config.env.params)[0]
@@ -155,7 +155,7 @@ def _remember(folder: Path, config: RunConfig) -> None:
     with (
         EpisodeLog.open(folder / "episodes.sqlite") as log,
         errors.status("remembering"),
-        EpisodicMemory.open(folder / "memory", embedder=HashEmbedder(), index="exact") as memory,
+        MemoryStore.open(folder / "memory", embedder=HashEmbedder(), index="exact") as memory,
     ):
         memory.sync(log)
         found = memory.recall(observation, 1, env_id=task.env_id)

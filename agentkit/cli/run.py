@@ -15,7 +15,7 @@ from agentkit.errors import ConfigError
 from agentkit.evaluation import Report, evaluate
 from agentkit.memory.records import Episode
 from agentkit.policies.policy import Policy, Sampling
-from agentkit.recall import EpisodicRecall
+from agentkit.recall import MemoryRecall
 from agentkit.task import make_tasks
 
 if TYPE_CHECKING:
@@ -63,17 +63,17 @@ def has_checkpoints(folder: Path) -> bool:
 
 
 @contextmanager
-def open_recall(config: RunConfig) -> Iterator[EpisodicRecall | None]:
+def open_recall(config: RunConfig) -> Iterator[MemoryRecall | None]:
     """The memory of a configuration for the length of a block; None if it has none."""
     settings = config.memory
     if settings.folder is None:
         yield None
         return
     with open_memory(settings.folder, settings.embedder) as memory:
-        yield EpisodicRecall(memory, settings.k, snapshot=settings.snapshot)
+        yield MemoryRecall(memory, settings.k, snapshot=settings.snapshot)
 
 
-def pinned(config: RunConfig, recall: EpisodicRecall | None) -> RunConfig:
+def pinned(config: RunConfig, recall: MemoryRecall | None) -> RunConfig:
     """The configuration with everything it refers to nailed down, so that a resume finds the same."""
     config = config.replace("model", path=config.model.path.resolve())
     if config.memory.folder is None or recall is None:
@@ -82,7 +82,7 @@ def pinned(config: RunConfig, recall: EpisodicRecall | None) -> RunConfig:
 
 
 def measure(
-    config: RunConfig, policy: Policy, recall: EpisodicRecall | None, failed: list[str], *, baselines: bool = True
+    config: RunConfig, policy: Policy, recall: MemoryRecall | None, failed: list[str], *, baselines: bool = True
 ) -> Report:
     """Evaluate a policy on the configuration's panel; the errors of failed attempts are added to `failed`."""
     settings = config.eval
@@ -109,7 +109,7 @@ def measure(
         )
 
 
-def _train(config: RunConfig, policy: LocalPolicy, recall: EpisodicRecall | None, *, restore: bool) -> Report:
+def _train(config: RunConfig, policy: LocalPolicy, recall: MemoryRecall | None, *, restore: bool) -> Report:
     from agentkit.training.trainer import Trainer
 
     settings = config.train
@@ -146,7 +146,7 @@ def _train(config: RunConfig, policy: LocalPolicy, recall: EpisodicRecall | None
     return _finish(config, policy, recall)
 
 
-def _finish(config: RunConfig, policy: LocalPolicy, recall: EpisodicRecall | None) -> Report:
+def _finish(config: RunConfig, policy: LocalPolicy, recall: MemoryRecall | None) -> Report:
     """Write the model, the picture and the evaluation."""
     from agentkit.training.curve import draw_curve
 

@@ -10,9 +10,9 @@ from typer.testing import Result
 
 from agentkit.envs import make_tasks
 from agentkit.errors import RecordError
-from agentkit.memory import EpisodeLog, EpisodicMemory, HashEmbedder, Role
+from agentkit.memory import EpisodeLog, HashEmbedder, MemoryStore, Role
 from agentkit.policies import ExpertPolicy, LocalPolicy, RandomPolicy, Sampling
-from agentkit.recall import EpisodicRecall
+from agentkit.recall import MemoryRecall
 from agentkit.rollout import collect
 
 Command = Callable[..., Result]
@@ -96,10 +96,10 @@ def test_a_damaged_index_is_told_and_rebuilt(agentkit: Command, tmp_path: Path, 
 
 def test_recalled_memories_are_memory_tokens_and_their_ids_are_recorded(tmp_path: Path, tiny_model: Path) -> None:
     tasks = make_tasks(LAKE, num=4, params=PARAMS)
-    with EpisodicMemory.open(tmp_path / "memory", embedder=HashEmbedder(), index="exact") as memory:
+    with MemoryStore.open(tmp_path / "memory", embedder=HashEmbedder(), index="exact") as memory:
         for episode in collect(ExpertPolicy(), tasks):
             memory.add(episode)
-        recall = EpisodicRecall(memory, k=2)
+        recall = MemoryRecall(memory, k=2)
         snapshot = recall.snapshot_id
         memory.add(collect(ExpertPolicy(), make_tasks(LAKE, num=1, first=9, params=PARAMS))[0])
         assert recall.snapshot_id == snapshot != memory.snapshot()
@@ -109,7 +109,7 @@ def test_recalled_memories_are_memory_tokens_and_their_ids_are_recorded(tmp_path
         assert played.error is None
         assert played.memory_snapshot == snapshot
         own = {
-            m.id for m in EpisodicRecall(memory, k=9, exclude_task=False)("", tasks[0]) if m.task_key == tasks[0].key
+            m.id for m in MemoryRecall(memory, k=9, exclude_task=False)("", tasks[0]) if m.task_key == tasks[0].key
         }
         assert len(own) == 1
         for turn in played.turns:
@@ -121,7 +121,7 @@ def test_recalled_memories_are_memory_tokens_and_their_ids_are_recorded(tmp_path
             assert all(f'<memory id="{id}">' in shown for id in turn.memory_ids)
             assert "Outcome: success" in shown
         with pytest.raises(RecordError):
-            EpisodicRecall(memory, snapshot="99-nothing")
+            MemoryRecall(memory, snapshot="99-nothing")
 
 
 def test_a_run_remembers_which_memory_it_read(
@@ -131,7 +131,7 @@ def test_a_run_remembers_which_memory_it_read(
     options = ["--set", "memory.folder=memory", "--set", "memory.embedder=hash", "--set", "memory.k=1"]
     result = agentkit("train", write_config(), *options, "--set", "train.iterations=1", "--set", "eval.tasks=1")
     assert result.exit_code == 0, result.output
-    with EpisodicMemory.open(tmp_path / "memory", embedder=HashEmbedder()) as memory:
+    with MemoryStore.open(tmp_path / "memory", embedder=HashEmbedder()) as memory:
         snapshot = memory.snapshot()
     with EpisodeLog.open(tmp_path / "run" / "episodes.sqlite") as log:
         episodes = list(log.episodes())

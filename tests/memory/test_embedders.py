@@ -54,7 +54,7 @@ def test_different_spaces_have_different_fingerprints(minilm):
 
 def test_importing_memory_loads_nothing_heavy():
     code = (
-        "import sys, agentkit.memory, agentkit.memory.log, agentkit.memory.episodic\n"
+        "import sys, agentkit.memory, agentkit.memory.log, agentkit.memory.store\n"
         "print([m for m in ('torch', 'chromadb', 'sentence_transformers') if m in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -18,21 +18,21 @@ from hypothesis import strategies as st
 
 from agentkit.errors import OwnedElsewhereError, RecordError, UnknownNameError
 from agentkit.memory.embedders import HashEmbedder
-from agentkit.memory.episodic import EpisodicMemory
-from agentkit.memory.index import ExactIndex
+from agentkit.memory.index import ChromaIndex
 from agentkit.memory.journal import chain_at, read_state
 from agentkit.memory.log import EpisodeLog
+from agentkit.memory.store import MemoryStore
 from agentkit.task import Task
 
 PLACES = ["a frozen lake", "a kitchen with a fridge", "a shop for shoes", "a dark cave with bats"]
 
 
 def open_exact(folder, **options):
-    return EpisodicMemory.open(folder, embedder=HashEmbedder(64), index="exact", **options)
+    return MemoryStore.open(folder, embedder=HashEmbedder(64), index="exact", **options)
 
 
 def open_chroma(folder, **options):
-    return EpisodicMemory.open(folder, embedder=HashEmbedder(64), index="chroma", **options)
+    return MemoryStore.open(folder, embedder=HashEmbedder(64), index="chroma", **options)
 
 
 def many(make_episode, number, **options):
@@ -50,11 +50,10 @@ def memory(tmp_path):
 
 def test_a_success_is_recalled_by_its_situation(memory, make_episode):
     for n, place in enumerate(PLACES):
-        assert memory.add(make_episode(f"e{n}", observation=place, seed=n), log_seq=n + 1) is not None
+        assert memory.add(make_episode(f"e{n}", observation=place, seed=n)) is not None
     best, second = memory.recall("the kitchen and its fridge", k=2)
     assert best.episode_id == "e1"
     assert best.key == PLACES[1]
-    assert best.log_seq == 2
     assert best.text.splitlines() == [
         PLACES[1],
         "1. go 0",
@@ -125,13 +124,13 @@ def test_sync_takes_from_a_log_what_is_new(memory, make_episode, tmp_path):
         assert memory.sync(log) == 0
         log.append_many(many(make_episode, 100))
         log.append(make_episode("bad", success=False))
-        memory.add(log.get("e3"), log_seq=4)
+        memory.add(log.get("e3"))
         assert memory.sync(log) == 99
         assert memory.sync(log) == 0
         log.append(make_episode("late"))
         log.append(make_episode("worse", success=False))
         assert memory.sync(log) == 1
-        assert memory.recall("a frozen lake", k=1)[0].log_seq == 102
+        assert memory.recall("a frozen lake", k=1)[0].episode_id == "late"
         with memory._journal.reading() as connection:  # nothing is read twice, failures included
             assert read_state(connection)[f"cursor:{log.id}"] == "103" == str(log.last_seq)
     with EpisodeLog.open(tmp_path / "second.sqlite") as second:  # another log has numbers of its own
@@ -190,8 +189,8 @@ def test_a_large_scope_is_answered_by_the_index_and_agrees_with_comparing_all(op
 
 def test_the_index_is_not_asked_for_small_scopes(make_episode, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(ExactIndex, "query", lambda self, vector, k: asked.append(k) or [])  # type: ignore[func-returns-value]
-    with open_exact(tmp_path / "store", exact_limit=5) as memory:
+    monkeypatch.setattr(ChromaIndex, "query", lambda self, vector, k: asked.append(k) or [])  # type: ignore[func-returns-value]
+    with open_chroma(tmp_path / "store", exact_limit=5) as memory:
         for episode in many(make_episode, 5):
             memory.add(episode)
         assert memory.recall("a frozen lake")
@@ -206,22 +205,22 @@ def test_another_embedder_is_refused_until_the_store_is_embedded_anew(make_episo
         memory.add(make_episode())
         pinned = memory.snapshot()
     with pytest.raises(RecordError, match=r"'hash-1-dim64', not 'hash-1-dim32'.*rebuild=True"):
-        EpisodicMemory.open(tmp_path / "store", embedder=HashEmbedder(32))
-    with EpisodicMemory.open(tmp_path / "store", embedder=HashEmbedder(32), rebuild=True) as memory:
+        MemoryStore.open(tmp_path / "store", embedder=HashEmbedder(32))
+    with MemoryStore.open(tmp_path / "store", embedder=HashEmbedder(32), rebuild=True) as memory:
         assert memory.verify() == []
         assert memory.recall("a frozen lake", snapshot=pinned)[0].score == pytest.approx(1.0, abs=1e-5)
     with pytest.raises(RecordError, match="hash-1-dim32"):
         open_chroma(tmp_path / "store")
     with pytest.raises(UnknownNameError, match="did you mean 'chroma'"):
-        EpisodicMemory.open(tmp_path / "store", embedder=HashEmbedder(32), index="chrome")  # type: ignore[arg-type]
+        MemoryStore.open(tmp_path / "store", embedder=HashEmbedder(32), index="chrome")  # type: ignore[arg-type]
 
 
 def test_a_second_process_and_a_forked_child_are_kept_out(make_episode, tmp_path):
     with open_exact(tmp_path / "store") as memory:
         memory.add(make_episode())
         code = (
-            "import sys; from agentkit.memory import EpisodicMemory, HashEmbedder\n"
-            "EpisodicMemory.open(sys.argv[1], embedder=HashEmbedder(64), index='exact')"
+            "import sys; from agentkit.memory import MemoryStore, HashEmbedder\n"
+            "MemoryStore.open(sys.argv[1], embedder=HashEmbedder(64), index='exact')"
         )
         done = subprocess.run(
             [sys.executable, "-c", code, str(memory.folder)], capture_output=True, text=True, check=False
@@ -323,8 +322,8 @@ def test_verify_finds_what_the_index_lacks_while_open(sound_store, tmp_path):
     store = tmp_path / "store"
     shutil.copytree(sound_store, store)
     with open_chroma(store) as memory:
-        memory._keeper._index.delete([memory.recall("a dark cave", k=1)[0].id])
-        assert "lacks 1 memories and has 0 too many" in memory.verify()[0]
+        memory._keeper._index.delete(["7"])
+        assert "lacks 1 keys and has 0 too many" in memory.verify()[0]
         memory.rebuild()
         assert memory.verify() == []
 
@@ -332,7 +331,7 @@ def test_verify_finds_what_the_index_lacks_while_open(sound_store, tmp_path):
 def test_verify_finds_a_foreign_vector(memory, make_episode):
     memory.add(make_episode())
     with contextlib.closing(sqlite3.connect(memory.folder / "memory.sqlite")) as connection:
-        connection.execute("UPDATE memories SET fingerprint = 'other'")
+        connection.execute("UPDATE keys SET fingerprint = 'other'")
         connection.commit()
     assert "not of this embedder" in memory.verify()[0]
     memory.rebuild()
@@ -344,8 +343,8 @@ def test_after_a_kill_the_index_catches_up_with_the_journal(make_episode, tmp_pa
     code = (
         f"import sys, os; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from factory import make_episode\n"
-        "from agentkit.memory import EpisodicMemory, HashEmbedder\n"
-        "memory = EpisodicMemory.open(sys.argv[1], embedder=HashEmbedder(64))\n"
+        "from agentkit.memory import MemoryStore, HashEmbedder\n"
+        "memory = MemoryStore.open(sys.argv[1], embedder=HashEmbedder(64))\n"
         "for n in range(300): memory.add(make_episode(f'e{n}', observation=f'place {n}', seed=n, turns=1))\n"
         "os.kill(os.getpid(), 9)\n"
     )
@@ -375,7 +374,7 @@ def test_a_rebuild_cut_short_leaves_the_store_as_it_was(sound_store, tmp_path, m
             return super().embed(texts)
 
     with pytest.raises(RuntimeError, match="the power failed"):
-        EpisodicMemory.open(store, embedder=Failing(), rebuild=True)
+        MemoryStore.open(store, embedder=Failing(), rebuild=True)
     with open_chroma(store) as memory:
         assert memory.verify() == []
         assert [path.name for path in (store / "chroma").iterdir()] == ["1"]
