@@ -123,7 +123,7 @@ def measure_memory(folder: Path, make_embedder: Callable[[], Embedder], number: 
                     memory.add(episode)
             queries = [" ".join(rng.choices(WORDS, k=40)) for _ in range(200)]
             for limit, way in ((10**9, "compared one by one"), (10, "through Chroma")):
-                memory._exact_limit = limit
+                memory._planner._exact_limit = limit
                 memory.recall(queries[0])
                 times = []
                 with timed(f"recall among {len(memory)}, {name}, {way}", len(queries)):

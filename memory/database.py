@@ -115,7 +115,7 @@ class Database:
         return [f"{self.location}: {line}" for line in found if line != "ok"]
 
     def compact(self) -> None:
-        """Give back what was deleted: nothing of it stays in the file or beside it (SQLite; servers do it themselves)."""
+        """Give back what was deleted: nothing of it stays in the file or beside it. Servers do so by themselves."""
         if not self._sqlite:
             return
         with self._say_the_way_out(), self._engine.connect() as connection:

@@ -12,7 +12,7 @@ from agentkit.errors import RecordError
 from agentkit.memory import journal
 from agentkit.memory.database import Database
 from agentkit.memory.journal import keys, memories, memory_of, read_state, write_state, writes
-from agentkit.memory.kinds import Draft, Memory
+from agentkit.memory.kinds import Memory
 from agentkit.memory.records import Record
 
 
@@ -76,7 +76,7 @@ def writes_of(connection: Connection) -> list[Write]:
     return [Write(**row._mapping) for row in connection.execute(query)]
 
 
-def before(connection: Connection, number: int) -> list[tuple[str, int, Draft]]:
+def before(connection: Connection, number: int) -> list[Memory]:
     """The versions that undo a write: what each memory it touched was before, or that it is retired.
 
     Raises:
@@ -95,9 +95,10 @@ def before(connection: Connection, number: int) -> list[tuple[str, int, Draft]]:
         if not row.draft or (earlier is not None and not earlier.draft):
             raise RecordError(f"memory {row.id} of write {number} is forgotten; that cannot be undone")
         if earlier is None:
-            versions.append((row.id, row.version + 1, memory_of(row).draft(status="retired")))
+            gone: dict[str, object] = {"status": "retired", "version": row.version + 1, "recorded_s": time.time()}
+            versions.append(memory_of(row).model_copy(update=gone))
         else:
-            versions.append((row.id, earlier.version, memory_of(earlier).draft()))
+            versions.append(memory_of(earlier))
     return versions
 
 
@@ -146,6 +147,3 @@ def problems(connection: Connection, fingerprint: str, dim: int) -> list[str]:
     bad: Sequence[int] = connection.execute(select(keys.c.seq).where(foreign).distinct()).scalars().all()
     found += [f"version {seq} has a vector that is not of this embedder; call `rebuild()`" for seq in bad]
     return found
-
-
-__all__ = ["Memory", "Receipt", "Write", "before", "forget", "greet", "problems", "writes_of"]

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -165,20 +165,27 @@ class ChromaIndex:
         )
 
 
-def nearest(ids: Sequence[str], matrix: np.ndarray, vector: np.ndarray, k: int) -> list[tuple[str, float]]:
-    """The `k` ids whose rows of `matrix` [N, dim] have the greatest dot products with `vector`, and these.
+Name = TypeVar("Name", str, int)
 
-    Equal scores (to six decimals) are ordered by id, whatever the order of the rows: a matrix product rounds
-    differently by position, so the candidates it finds are scored once more, each by itself.
+
+def nearest(
+    names: Sequence[Name], matrix: np.ndarray, vector: np.ndarray, k: int, *, ties: bool = False
+) -> list[tuple[Name, float]]:
+    """The `k` names whose rows of `matrix` [N, dim] have the greatest dot products with `vector`, and these.
+
+    Equal scores (to six decimals) are ordered by name, whatever the order of the rows: a matrix product rounds
+    differently by position, so the candidates it finds are scored once more, each by itself. With `ties`, all that
+    are as near as the last are given, however many.
     """
-    if k < 1 or not len(ids):
+    if k < 1 or not len(names):
         return []
-    rough = matrix @ vector
-    least = np.partition(rough, -k)[-k] if k < len(ids) else -np.inf
+    rough = np.einsum("ij,j->i", matrix, vector)  # as fast as BLAS here, and without its threads that wait by spinning
+    least = np.partition(rough, -k)[-k] if k < len(names) else -np.inf
     rows = np.flatnonzero(rough >= least - 1e-5)
     scores = (matrix[rows].astype(np.float64) * vector.astype(np.float64)).sum(axis=1).round(6)
-    ranked = sorted(zip(-scores, (ids[int(row)] for row in rows), strict=True))
-    return [(id, -float(score)) for score, id in ranked[:k]]
+    ranked = sorted(zip((-scores).tolist(), (names[row] for row in rows.tolist()), strict=True))
+    last = ranked[min(k, len(ranked)) - 1][0]
+    return [(name, -score) for place, (score, name) in enumerate(ranked) if place < k or (ties and score == last)]
 
 
 def inspect(folder: Path, ids: Sequence[str], vectors: np.ndarray) -> tuple[set[str], int]:

@@ -147,29 +147,41 @@ def last_key(connection: Connection) -> int:
     return connection.execute(select(func.max(keys.c.number))).scalar() or 0
 
 
-def keys_in(connection: Connection, scope: Sequence[ColumnElement[bool]]) -> tuple[list[int], list[str], list[int]]:
-    """Numbers of the keys of the memories in scope, ids of these memories and sequence numbers, in order."""
-    query = select(keys.c.number, memories.c.id, memories.c.seq).join_from(keys, memories, keys.c.seq == memories.c.seq)
-    rows = connection.execute(query.where(*scope).order_by(keys.c.number)).all()
-    return [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
+def keys_in(connection: Connection, scope: Sequence[ColumnElement[bool]]) -> np.ndarray:
+    """[N] numbers of the keys of the memories in scope, in order."""
+    query = select(keys.c.number).join_from(keys, memories, keys.c.seq == memories.c.seq)
+    return np.array(connection.execute(query.where(*scope).order_by(keys.c.number)).scalars().all(), np.int64)
 
 
-def count_keys(connection: Connection, scope: Sequence[ColumnElement[bool]]) -> int:
-    """Number of the keys of the memories in scope."""
-    query = select(func.count()).select_from(keys.join(memories, keys.c.seq == memories.c.seq)).where(*scope)
-    return connection.execute(query).scalar_one()
+def count_keys(connection: Connection, scope: Sequence[ColumnElement[bool]], most: int) -> int:
+    """Number of the keys of the memories in scope; counted up to `most`."""
+    some = select(keys.c.number).join_from(keys, memories, keys.c.seq == memories.c.seq).where(*scope).limit(most)
+    return connection.execute(select(func.count()).select_from(some.subquery())).scalar_one()
 
 
-def vectors(connection: Connection, where: Sequence[ColumnElement[bool]], dim: int) -> tuple[list[int], np.ndarray]:
-    """Numbers and vectors [N, dim] of the keys that meet all conditions on them, in order."""
-    rows = connection.execute(select(keys.c.number, keys.c.embedding).where(*where).order_by(keys.c.number)).all()
-    data = b"".join([row[1] for row in rows])
+def rows_of(connection: Connection, seqs: Sequence[int]) -> list[Row[Any]]:
+    """The versions of these sequence numbers, in any order."""
+    found: list[Row[Any]] = []
+    for start in range(0, len(seqs), 500):  # databases limit the parameters of one statement
+        some = memories.c.seq.in_(list(seqs[start : start + 500]))
+        found += connection.execute(select(memories).where(some)).all()
+    return found
+
+
+def vectors(
+    connection: Connection, where: Sequence[ColumnElement[bool]], dim: int
+) -> tuple[list[int], list[int], np.ndarray]:
+    """Numbers of the keys that meet all conditions on them, their memories' sequence numbers, vectors [N, dim]."""
+    query = select(keys.c.number, keys.c.seq, keys.c.embedding).where(*where).order_by(keys.c.number)
+    rows = connection.execute(query).all()
+    data = b"".join([row[2] for row in rows])
     if len(data) != len(rows) * dim * 4:
         raise RecordError(
             f"the memory journal holds vectors that are not {dim} numbers long; call `verify()` for which, "
             "and restore the store from a copy or make it anew from the episode log with `sync`"
         )
-    return [row[0] for row in rows], np.frombuffer(data, np.float32).reshape(len(rows), dim)
+    matrix = np.frombuffer(data, np.float32).reshape(len(rows), dim)
+    return [row[0] for row in rows], [row[1] for row in rows], matrix
 
 
 def pages(connection: Connection, size: int) -> Iterator[Sequence[Row[Any]]]:
@@ -186,7 +198,7 @@ def pages(connection: Connection, size: int) -> Iterator[Sequence[Row[Any]]]:
 def append(
     connection: Connection,
     what: str,
-    versions: Sequence[tuple[str, int, Draft, Mapping[str, bytes]]],
+    versions: Sequence[tuple[Memory, Mapping[str, bytes]]],
     fingerprint: str,
     time_s: float,
 ) -> int:
@@ -195,7 +207,7 @@ def append(
     Args:
         connection: A transaction that writes.
         what: What the write is, in words.
-        versions: Id, number of the version, draft, and the embedding of each of its keys by field.
+        versions: Each with the embedding of each of its keys by field.
         fingerprint: Of the embedder.
         time_s: Unix time.
     """
@@ -206,28 +218,25 @@ def append(
     number = (connection.execute(select(func.max(writes.c.number))).scalar() or 0) + 1
     connection.execute(insert(writes), {"number": number, "time_s": time_s, "what": what})
     rows, key_rows, ends = [], [], []
-    for id, version, draft, embeddings in versions:
-        seq, text = seq + 1, draft_text(draft)
-        digest = digest_of(id, version, text)
+    for memory, embeddings in versions:
+        seq, text = seq + 1, draft_text(memory)
+        digest = digest_of(memory.id, memory.version, text)
         chain = link(chain, digest)
-        columns = {name: getattr(draft, name) for name in _COLUMNS}
+        columns = {name: getattr(memory, name) for name in _COLUMNS}
         rows.append(
             {
                 **columns,
                 "seq": seq,
-                "id": id,
-                "version": version,
                 "write": number,
-                "recorded_s": time_s,
-                "source_name": draft.source.name,
+                "source_name": memory.source.name,
                 "draft": text,
                 "digest": digest,
                 "chain": chain,
             }
         )
-        ends.append({"id": id, "seq": seq})
+        ends.append({"id": memory.id, "seq": seq})
         key_rows += [
-            {"seq": seq, "field": field, "text": draft.keys[field], "fingerprint": fingerprint, "embedding": vector}
+            {"seq": seq, "field": field, "text": memory.keys[field], "fingerprint": fingerprint, "embedding": vector}
             for field, vector in embeddings.items()
         ]
     end = "UPDATE versions SET ended = :seq WHERE id = :id AND ended IS NULL"
@@ -238,7 +247,10 @@ def append(
     return number
 
 
-_COLUMNS = ("kind", "status", "namespace", "env_id", "task_key", "split", "valid_from", "valid_to")
+_COLUMNS = (
+    *("id", "version", "recorded_s", "kind", "status", "namespace", "env_id", "task_key", "split"),
+    *("valid_from", "valid_to"),
+)
 
 
 def current(connection: Connection, ids: Sequence[str]) -> dict[str, Row[Any]]:

@@ -84,7 +84,7 @@ class IndexKeeper:
                 last = max(connection.execute(upto).scalars(), default=None)
                 if last is None:
                     return
-                numbers, vectors = journal.vectors(
+                numbers, _, vectors = journal.vectors(
                     connection, [keys.c.number > self.applied, keys.c.number <= last], self._dim
                 )
             try:
@@ -132,7 +132,7 @@ class IndexKeeper:
                         values = {"embedding": vector.tobytes(), "fingerprint": fingerprint}
                         connection.execute(update(keys).where(keys.c.number == row.number).values(values))
                     last = rows[-1].number
-                    numbers, vectors = journal.vectors(
+                    numbers, _, vectors = journal.vectors(
                         connection, [keys.c.number > done, keys.c.number <= last], self._dim
                     )
                     index.upsert(_ids(numbers), vectors)
@@ -209,7 +209,7 @@ class IndexKeeper:
             numbers = connection.execute(select(keys.c.number).where(keys.c.number <= self.applied)).scalars().all()
             chosen = np.random.default_rng(0).permutation(len(numbers))[:size]
             scope = [keys.c.number.in_([numbers[place] for place in chosen])]
-            found, vectors = journal.vectors(connection, scope, self._dim)
+            found, _, vectors = journal.vectors(connection, scope, self._dim)
         return _ids(found), vectors
 
 

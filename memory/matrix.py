@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from agentkit.memory import journal
@@ -25,43 +23,38 @@ class KeyMatrix:
     def clear(self) -> None:
         """Forget everything; what is asked for is read anew."""
         self._numbers = np.zeros(_FIRST, np.int64)
+        self._seqs = np.zeros(_FIRST, np.int64)
         self._vectors = np.zeros((_FIRST, self._dim), np.float32)
         self._size = 0
 
-    def rows(self, numbers: Sequence[int]) -> np.ndarray:
-        """[N, dim] vectors of keys that are in the journal, in the order of `numbers`."""
-        wanted = np.asarray(numbers, np.int64)
-        if not len(wanted):
-            return np.zeros((0, self._dim), np.float32)
+    def rows(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Sequence numbers [N] and vectors [N, dim] of the keys of these numbers [N], which rise and are all known."""
         last = int(self._numbers[self._size - 1]) if self._size else 0
-        if int(wanted.max()) > last:
+        if len(numbers) and int(numbers[-1]) > last:
             self._read(last)
-        places = np.searchsorted(self._numbers[: self._size], wanted)
-        if len(wanted) == self._size:  # all of them: no copy
-            return self._vectors[: self._size]
-        return self._vectors[places]
+        if len(numbers) == self._size:  # all of them: no copy
+            return self._seqs[: self._size], self._vectors[: self._size]
+        places = np.searchsorted(self._numbers[: self._size], numbers)
+        return self._seqs[places], self._vectors[places]
 
     def _read(self, after: int) -> None:
         """Read the keys numbered beyond `after`."""
-        while True:
-            with self._database.reading() as connection:
-                found, vectors = journal.vectors(
-                    connection, [keys.c.number > after, keys.c.number <= after + _PAGE], self._dim
-                )
-                newest = journal.last_key(connection)
-            self._append(found, vectors)
-            after += _PAGE
-            if after >= newest:
-                return
+        with self._database.reading() as connection:
+            newest = journal.last_key(connection)
+            for start in range(after, newest, _PAGE):
+                page = [keys.c.number > start, keys.c.number <= start + _PAGE]
+                numbers, seqs, vectors = journal.vectors(connection, page, self._dim)
+                size = self._size + len(numbers)
+                self._make_room(size)
+                self._numbers[self._size : size] = numbers
+                self._seqs[self._size : size] = seqs
+                self._vectors[self._size : size] = vectors
+                self._size = size
 
-    def _append(self, numbers: Sequence[int], vectors: np.ndarray) -> None:
-        size = self._size + len(numbers)
-        if size > len(self._numbers):
-            room = max(size, 2 * len(self._numbers))
-            self._numbers = np.resize(self._numbers, room)
-            grown = np.zeros((room, self._dim), np.float32)
-            grown[: self._size] = self._vectors[: self._size]
-            self._vectors = grown
-        self._numbers[self._size : size] = numbers
-        self._vectors[self._size : size] = vectors
-        self._size = size
+    def _make_room(self, size: int) -> None:
+        if size <= len(self._numbers):
+            return
+        more = max(size, 2 * len(self._numbers)) - len(self._numbers)
+        self._numbers = np.concatenate([self._numbers, np.zeros(more, np.int64)])
+        self._seqs = np.concatenate([self._seqs, np.zeros(more, np.int64)])
+        self._vectors = np.concatenate([self._vectors, np.zeros((more, self._dim), np.float32)])

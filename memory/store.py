@@ -1,8 +1,6 @@
 """MemoryStore: memories of all kinds, recalled by how much their keys look like the present situation.
 
-The journal (SQLite) holds everything; the vector index holds numbers and vectors and can be rebuilt. A recall settles
-its scope in the journal first: up to `exact_limit` keys in scope are compared one by one, and only a larger scope asks
-the index. So no answer depends on what an index cannot filter.
+The journal (SQLite) holds everything; the vector index holds numbers and vectors and can be rebuilt.
 """
 
 from __future__ import annotations
@@ -14,31 +12,25 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from sqlalchemy import ColumnElement, Connection, func, insert, or_, select
+from sqlalchemy import Connection, func, insert, select
 
 from agentkit.errors import RecordError, unknown_name
 from agentkit.memory import history, journal
-from agentkit.memory.case import KEY_LIMIT, clip, draft_of
+from agentkit.memory.case import draft_of
 from agentkit.memory.database import Database
 from agentkit.memory.embedders import Embedder, MiniLMEmbedder
+from agentkit.memory.exchange import read_memories, write_memories
 from agentkit.memory.history import Receipt, Write
-from agentkit.memory.index import nearest
-from agentkit.memory.journal import keys, memories, memory_of, read_state, snapshots, write_state
+from agentkit.memory.journal import memories, memory_of, read_state, snapshots, write_state
 from agentkit.memory.keeper import IndexKeeper
-from agentkit.memory.kinds import KEY_FIELDS, Draft, Kind, Memory, Status
+from agentkit.memory.kinds import KEY_FIELDS, Draft, Kind, Memory, Status, Trust
 from agentkit.memory.lock import FolderLock
 from agentkit.memory.log import EpisodeLog
-from agentkit.memory.matrix import KeyMatrix
-from agentkit.memory.records import Episode, encodable
+from agentkit.memory.planner import EXACT_LIMIT, RECALLED, Planner, Scope
+from agentkit.memory.records import Episode
 from agentkit.task import Task
 
-EXACT_LIMIT = 20_000
-"""Keys in scope up to which every one is compared."""
-RECALLED = ("active", "probation")
-"""Statuses of memories that are recalled."""
 _EMBED_BATCH = 64
-_MOST_PROPOSALS = 5_000  # beyond this the index is no faster than comparing all
 
 
 class MemoryStore:
@@ -58,7 +50,6 @@ class MemoryStore:
     ) -> None:
         self.folder = folder
         self._embedder = embedder
-        self._exact_limit = exact_limit if index == "chroma" else None
         self._grants = None if grants is None else frozenset(grants)
         self._guard = threading.RLock()
         self._lock = FolderLock(folder)
@@ -68,7 +59,7 @@ class MemoryStore:
             self._lock.close()
             raise
         self._keeper = IndexKeeper(folder, self._journal, embedder.dim, chroma=index == "chroma")
-        self._matrix = KeyMatrix(self._journal, embedder.dim)
+        self._planner = Planner(self._journal, self._keeper, embedder, exact_limit if index == "chroma" else None)
         try:
             history.greet(self._journal, folder, embedder.fingerprint, rebuild)
             if rebuild:
@@ -227,34 +218,18 @@ class MemoryStore:
         self._lock.check()
         self._check_granted(namespaces)
         given = [exclude_tasks] if isinstance(exclude_tasks, (str, Task)) else exclude_tasks
-        hidden = sorted({task.key if isinstance(task, Task) else task for task in given})
+        hidden = {task.key if isinstance(task, Task) else task for task in given}
+        asked = dict.fromkeys(KEY_FIELDS, query) if isinstance(query, str) else query
         with self._journal.reading() as connection:
             newest = self._seq(connection, snapshot)
-        if k < 1 or newest == 0:
-            return []
-        scope = [
-            *journal.held_at(newest),
-            memories.c.status.in_(RECALLED),
-            memories.c.namespace.in_(sorted(namespaces)),
-        ]
-        if env_id is not None:
-            scope.append(memories.c.env_id == env_id)
-        if split is not None:
-            scope.append(memories.c.split == split)
-        if kinds is not None:
-            scope.append(memories.c.kind.in_(sorted(kinds)))
-        if hidden:
-            scope.append(memories.c.task_key.not_in(hidden))
-        if at_s is not None:
-            scope.append(or_(memories.c.valid_from.is_(None), memories.c.valid_from <= at_s))
-            scope.append(or_(memories.c.valid_to.is_(None), memories.c.valid_to > at_s))
-        asked = dict.fromkeys(KEY_FIELDS, query) if isinstance(query, str) else query
-        ranked = self._nearest(asked, k, scope)
-        with self._journal.reading() as connection:
-            rows = connection.execute(select(memories).where(memories.c.seq.in_([seq for seq, _ in ranked])))
-            by_seq = {row.seq: row for row in rows}
-        found = [memory_of(by_seq[seq], score) for seq, score in ranked]
-        return sorted(found, key=lambda memory: (-(memory.score or 0.0), memory.id))[:k]
+            if k < 1 or newest == 0:
+                return []
+            scope = Scope(newest, tuple(namespaces), env_id, split, hidden, kinds, at_s)
+            with self._guard:
+                score_of = self._planner.nearest(connection, asked, k, scope)
+            rows = journal.rows_of(connection, list(score_of))
+        best = sorted(rows, key=lambda row: (-score_of[row.seq], row.id))[:k]
+        return [memory_of(row, score_of[row.seq]) for row in best]
 
     def snapshot(self, name: str | None = None) -> str:
         """The id of what the store holds now; equal for stores that were told the same in the same order.
@@ -276,6 +251,40 @@ class MemoryStore:
                 if known is None:
                     connection.execute(insert(snapshots), {"name": name, "snapshot": id})
             return id
+
+    def export(self, path: str | os.PathLike[str]) -> int:
+        """Write all memories as they stand, be they recalled or not, to a file of JSON lines; returns how many."""
+        self._lock.check()
+        with self._journal.reading() as connection:
+            held = [memories.c.ended.is_(None), memories.c.draft != "", memories.c.status != "retired"]
+            found = [memory_of(row) for row in connection.execute(select(memories).where(*held))]
+        return write_memories(path, [memory for memory in found if self._may(memory.namespace)])
+
+    def take_in(self, path: str | os.PathLike[str], *, most_trust: Trust = Trust.TRUSTED) -> int:
+        """Write the memories of an exported file that say something new, all or none; returns how many.
+
+        Args:
+            path: What `export` has written.
+            most_trust: Trust in the file: nothing in it is trusted more.
+
+        Raises:
+            RecordError: It is no such file, or was changed; a namespace is not granted. Nothing was written.
+        """
+        self._lock.check()
+        found = {memory.id: memory for memory in read_memories(path, most_trust)}
+        self._check_granted({memory.namespace for memory in found.values()})
+        with self._guard:
+            with self._journal.reading() as connection:
+                known = journal.current(connection, list(found))
+            new = [
+                memory
+                if memory.id not in known
+                else memory.model_copy(update={"version": known[memory.id].version + 1})
+                for memory in found.values()
+                if memory.id not in known or known[memory.id].draft != journal.draft_text(memory)
+            ]
+            self._append(new, f"import {Path(path).name}")
+        return len(new)
 
     def history(self) -> list[Write]:
         """All writes, oldest first."""
@@ -315,7 +324,7 @@ class MemoryStore:
         with self._guard:
             receipt = history.forget(self._journal, id=id, episode_id=episode_id, source_name=source_name)
             if receipt.num_versions:
-                self._matrix.clear()
+                self._planner.clear()
                 self.rebuild()
             return receipt
 
@@ -325,6 +334,15 @@ class MemoryStore:
         with self._journal.reading() as connection:
             held = [memories.c.ended.is_(None), memories.c.status.in_(RECALLED)]
             return connection.execute(select(func.count()).select_from(memories).where(*held)).scalar_one()
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Number of memories by kind and status; those that are forgotten or retired are left out."""
+        self._lock.check()
+        at = memories.c
+        with self._journal.reading() as connection:
+            query = select(at.kind, at.status, func.count()).where(at.ended.is_(None), at.status != "retired")
+            rows = connection.execute(query.group_by(at.kind, at.status))
+            return {(kind, status): num for kind, status, num in rows}
 
     def verify(self) -> list[str]:
         """Check journal and index against each other; returns the problems in words, none if all is well.
@@ -349,8 +367,8 @@ class MemoryStore:
         """
         self._lock.check()
         with self._guard:
-            self._keeper.rebuild(self._embedder.fingerprint, self._embed)
-            self._matrix.clear()
+            self._keeper.rebuild(self._embedder.fingerprint, self._planner.embed)
+            self._planner.clear()
 
     def close(self) -> None:
         """Bring the index up to date and give the folder back; harmless if done twice."""
@@ -373,11 +391,14 @@ class MemoryStore:
     def _seq(self, connection: Connection, snapshot: str | None) -> int:
         return journal.last_seq(connection) if snapshot is None else journal.snapshot_seq(connection, snapshot)
 
+    def _may(self, namespace: str) -> bool:
+        return self._grants is None or namespace in self._grants
+
     def _check_granted(self, namespaces: Collection[str]) -> None:
-        refused = sorted(set(namespaces) - self._grants) if self._grants is not None else []
+        refused = sorted(namespace for namespace in namespaces if not self._may(namespace))
         if refused:
             raise RecordError(
-                f"namespace {refused[0]!r} is not granted here; open the store with grants={[*refused]!r} added, or "
+                f"namespace {refused[0]!r} is not granted here; open the store with grants={refused!r} added, or "
                 "leave it out"
             )
 
@@ -386,7 +407,7 @@ class MemoryStore:
         drafts = {journal.memory_id(draft): draft for draft in map(draft_of, episodes)}
         with self._journal.reading() as connection:
             known = journal.current(connection, list(drafts))
-        new = [(id, 1, draft) for id, draft in drafts.items() if id not in known]
+        new = [_version(id, 1, draft) for id, draft in drafts.items() if id not in known]
         self._append(new, f"sync {log.id}", **cursor)
         return len(new)
 
@@ -396,18 +417,17 @@ class MemoryStore:
         entries = []
         for id, draft in wanted.items():
             if id not in known:
-                entries.append((id, 1, draft))
+                entries.append(_version(id, 1, draft))
             elif known[id].draft != journal.draft_text(draft):
-                entries.append((id, known[id].version + 1, draft))
+                entries.append(_version(id, known[id].version + 1, draft))
         self._append(entries, what)
 
-    def _append(self, entries: Sequence[tuple[str, int, Draft]], what: str, **cursor: int) -> int:
-        """Append versions (id, number, draft) as one write; returns its number, 0 if there is nothing to append."""
-        texts = sorted({text for _, _, draft in entries for text in draft.keys.values()})
-        vector_of = dict(zip(texts, self._embed(texts), strict=True))
+    def _append(self, versions: Sequence[Memory], what: str, **cursor: int) -> int:
+        """Append versions as one write; returns its number, 0 if there is nothing to append."""
+        texts = sorted({text for memory in versions for text in memory.keys.values()})
+        vector_of = dict(zip(texts, self._planner.embed(texts), strict=True))
         rows = [
-            (id, version, draft, {field: vector_of[text].tobytes() for field, text in draft.keys.items()})
-            for id, version, draft in entries
+            (memory, {field: vector_of[text].tobytes() for field, text in memory.keys.items()}) for memory in versions
         ]
         with self._journal.writing() as connection:
             number = journal.append(connection, what, rows, self._embedder.fingerprint, time.time())
@@ -417,63 +437,12 @@ class MemoryStore:
         self._keeper.note(newest)
         return number
 
-    def _embed(self, texts: Sequence[str]) -> np.ndarray:
-        if not texts:
-            return np.zeros((0, self._embedder.dim), np.float32)
-        fit = [clip(encodable(text), KEY_LIMIT) for text in texts]
-        return np.asarray(self._embedder.embed(fit), np.float32)
-
-    def _nearest(self, asked: Mapping[str, str], k: int, scope: list[ColumnElement[bool]]) -> list[tuple[int, float]]:
-        """Sequence numbers and scores of memories in scope, the `k` nearest among them."""
-        texts = sorted(set(asked.values()))
-        best: dict[int, float] = {}
-        for text, vector in zip(texts, self._embed(texts), strict=True):
-            fields = sorted(field for field, about in asked.items() if about == text)
-            within = scope if len(fields) == len(KEY_FIELDS) else [*scope, keys.c.field.in_(fields)]
-            for seq, score in self._nearest_keys(vector, k * len(fields), within):
-                best[seq] = max(score, best.get(seq, score))
-        return list(best.items())
-
-    def _nearest_keys(self, vector: np.ndarray, k: int, scope: list[ColumnElement[bool]]) -> list[tuple[int, float]]:
-        if self._exact_limit is not None and self.trouble is None and self._keys_at_most() > self._exact_limit:
-            with self._journal.reading() as connection:
-                within, total = journal.count_keys(connection, scope), journal.last_key(connection)
-            if within > self._exact_limit:
-                found = self._from_index(vector, k, scope, total / within)
-                if found is not None:
-                    return found
-        with self._journal.reading() as connection:
-            numbers, ids, seqs = journal.keys_in(connection, scope)
-        return self._compare(numbers, ids, seqs, vector, k)
-
-    def _compare(
-        self, numbers: Sequence[int], ids: Sequence[str], seqs: Sequence[int], vector: np.ndarray, k: int
-    ) -> list[tuple[int, float]]:
-        seq_of = dict(zip(ids, seqs, strict=True))
-        with self._guard:
-            matrix = self._matrix.rows(numbers)
-        return [(seq_of[id], score) for id, score in nearest(ids, matrix, vector, k)]
-
-    def _from_index(
-        self, vector: np.ndarray, k: int, scope: list[ColumnElement[bool]], surplus: float
-    ) -> list[tuple[int, float]] | None:
-        """Like `_nearest_keys`, among what the index proposes; None if that takes too many proposals."""
-        wanted = 10 + int(2 * k * surplus)
-        while wanted <= _MOST_PROPOSALS and self.trouble is None:
-            with self._guard:
-                proposed = self._keeper.propose(vector, wanted)
-            with self._journal.reading() as connection:
-                numbers, ids, seqs = journal.keys_in(connection, [*scope, keys.c.number.in_(proposed)])
-            if len(ids) >= k:
-                return self._compare(numbers, ids, seqs, vector, k)
-            wanted *= 4
-        return None
-
-    def _keys_at_most(self) -> int:
-        with self._journal.reading() as connection:
-            return journal.last_key(connection)
-
     def _release(self) -> None:
         self._keeper.close()
         self._journal.close()
         self._lock.close()
+
+
+def _version(id: str, number: int, draft: Draft) -> Memory:
+    said = {name: getattr(draft, name) for name in Draft.model_fields}
+    return Memory.model_construct(**said, id=id, version=number, recorded_s=time.time(), score=None)

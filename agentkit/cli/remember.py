@@ -1,7 +1,8 @@
-"""`agentkit memory`: build a memory store from an episode log, and look into it."""
+"""`agentkit memory`: build a memory store from an episode log, look into it, and mend it."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -9,8 +10,9 @@ import typer
 
 from agentkit.cli.options import Embedder
 from agentkit.cli.show import errors, say, show_table
+from agentkit.errors import RecordError
 
-memory_app = typer.Typer(no_args_is_help=True, help="Build a memory from recorded episodes, and search it.")
+memory_app = typer.Typer(no_args_is_help=True, help="Build a memory from recorded episodes, search and mend it.")
 
 
 @memory_app.command(
@@ -57,3 +59,137 @@ def search_memory(
         score = 0.0 if one.score is None else one.score
         show_table(("", ""), [(f"{score:.3f}", f"{one.id}  {one.env_id} ({one.split})")])
         say(one.text + "\n")
+
+
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the memory.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="Id of a memory, as `search` shows it.")]
+
+
+@memory_app.command("stats", epilog="Example: agentkit memory stats runs/memory --embedder hash")
+def show_stats(folder: Folder, embedder: Embedder = None) -> None:
+    """Show how many memories there are of each kind and status, and the writes they came with."""
+    from agentkit.cli.choices import open_memory
+
+    with open_memory(folder, embedder) as memory:
+        counts, writes, snapshot = memory.counts(), memory.history(), memory.snapshot()
+    show_table(("kind", "status", "memories"), [(kind, status, num) for (kind, status), num in sorted(counts.items())])
+    say(f"\n{sum(counts.values())} memories in {len(writes)} writes; snapshot {snapshot}")
+    rows = [(write.number, _moment(write.time_s), write.num_versions, write.what) for write in writes[-10:]]
+    show_table(("write", "at", "versions", "what"), rows)
+
+
+@memory_app.command("show", epilog="Example: agentkit memory show runs/memory m-0123456789abcdef --embedder hash")
+def show_memory(folder: Folder, id: Id, embedder: Embedder = None) -> None:
+    """Show a memory: what it says, where it came from, and its versions."""
+    from agentkit.cli.choices import open_memory
+
+    with open_memory(folder, embedder) as memory:
+        versions = memory.versions(id)
+    if not versions:
+        raise RecordError(f"there is no memory {id!r} in {folder}; `agentkit memory search` shows ids")
+    newest = versions[-1]
+    about = newest.model_dump(mode="json", exclude={"text", "score", "id"})
+    show_table(("", ""), [(name, value) for name, value in about.items() if value not in (None, "", [], {})])
+    say("\n" + newest.text + "\n")
+    rows = [(one.version, _moment(one.recorded_s), one.status, one.text.splitlines()[0][:60]) for one in versions]
+    show_table(("version", "at", "status", "text"), rows)
+
+
+@memory_app.command("doctor", epilog="Example: agentkit memory doctor runs/memory --repair --embedder hash")
+def examine_memory(
+    folder: Folder,
+    embedder: Embedder = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Make the index anew if it is at fault.")] = False,
+) -> None:
+    """Check journal and index; ends with status 1 if something is wrong that was not repaired."""
+    from agentkit.cli.choices import open_memory
+
+    with errors.status("checking"), open_memory(folder, embedder) as memory:
+        problems = memory.verify()
+        for problem in problems:
+            say(problem)
+        if problems and repair:
+            memory.rebuild()
+            problems = memory.verify()
+            say("the index was made anew" if not problems else f"still wrong: {problems[0]}")
+        if not problems:
+            say(f"{len(memory)} memories, all in order")
+    if problems:
+        raise typer.Exit(1)
+
+
+@memory_app.command("snapshot", epilog="Example: agentkit memory snapshot runs/memory before-tuning --embedder hash")
+def name_snapshot(
+    folder: Folder,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name for what the memory holds now.")],
+    embedder: Embedder = None,
+) -> None:
+    """Name what the memory holds now, so that it can be read again later."""
+    from agentkit.cli.choices import open_memory
+
+    with open_memory(folder, embedder) as memory:
+        say(f"{name} is snapshot {memory.snapshot(name)}")
+
+
+@memory_app.command("undo", epilog="Example: agentkit memory undo runs/memory 7 --embedder hash")
+def undo_write(
+    folder: Folder,
+    number: Annotated[int, typer.Argument(metavar="WRITE", help="Number of the write, as `stats` shows it.")],
+    embedder: Embedder = None,
+) -> None:
+    """Undo a write: every memory it touched is again what it was before."""
+    from agentkit.cli.choices import open_memory
+
+    with open_memory(folder, embedder) as memory:
+        say(f"write {memory.undo(number)} undoes write {number}; {len(memory)} memories")
+
+
+@memory_app.command("forget", epilog="Example: agentkit memory forget runs/memory --source page --embedder hash")
+def forget_memories(
+    folder: Folder,
+    id: Annotated[str | None, typer.Option("--id", help="This memory.")] = None,
+    episode: Annotated[str | None, typer.Option("--episode", help="All made from this episode.")] = None,
+    source: Annotated[str | None, typer.Option("--source", help="All that this source has written.")] = None,
+    embedder: Embedder = None,
+) -> None:
+    """Erase memories and all that was made from them, for good."""
+    from agentkit.cli.choices import open_memory
+
+    with errors.status("erasing"), open_memory(folder, embedder) as memory:
+        receipt = memory.forget(id=id, episode_id=episode, source_name=source)
+    say(f"erased {len(receipt.ids)} memories ({receipt.num_versions} versions)")
+    for one in receipt.ids:
+        say(one)
+
+
+@memory_app.command("export", epilog="Example: agentkit memory export runs/memory memories.jsonl --embedder hash")
+def export_memory(
+    folder: Folder,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines, with a manifest in front.")],
+    embedder: Embedder = None,
+) -> None:
+    """Write all memories, as they stand, to a file."""
+    from agentkit.cli.choices import open_memory
+
+    with open_memory(folder, embedder) as memory:
+        say(f"{memory.export(file)} memories in {file}")
+
+
+@memory_app.command("import", epilog="Example: agentkit memory import runs/other memories.jsonl --embedder hash")
+def import_memory(
+    folder: Folder,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `agentkit memory export` has written.")],
+    embedder: Embedder = None,
+    trust: Annotated[int, typer.Option("--trust", min=0, max=3, help="Trust nothing in it more than this.")] = 1,
+) -> None:
+    """Take in the memories of a file that say something new, all or none."""
+    from agentkit.cli.choices import open_memory
+    from agentkit.memory.kinds import Trust
+
+    with errors.status("importing"), open_memory(folder, embedder, make=True) as memory:
+        new = memory.take_in(file, most_trust=Trust(trust))
+        say(f"{new} new memories, {len(memory)} in {folder}")
+
+
+def _moment(time_s: float) -> str:
+    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%d %H:%M:%S")

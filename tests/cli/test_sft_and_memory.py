@@ -108,9 +108,7 @@ def test_recalled_memories_are_memory_tokens_and_their_ids_are_recorded(tmp_path
 
         assert played.error is None
         assert played.memory_snapshot == snapshot
-        own = {
-            m.id for m in MemoryRecall(memory, k=9, exclude_task=False)("", tasks[0]) if m.task_key == tasks[0].key
-        }
+        own = {m.id for m in MemoryRecall(memory, k=9, exclude_task=False)("", tasks[0]) if m.task_key == tasks[0].key}
         assert len(own) == 1
         for turn in played.turns:
             assert len(turn.memory_ids) == 2
