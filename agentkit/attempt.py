@@ -173,7 +173,7 @@ class Attempt:
                 logprobs=completion.logprobs,
                 finish=completion.finish,
                 action=parsed.text if parsed else None,
-                state_key=str(self._world.info.get("state_key", "")),
+                state_key=self._world.state_key,
                 memory_ids=tuple(memory.id for memory in self.memories) if self._shows_memory(messages) else (),
                 policy_s=time.perf_counter() - begun,
             )

@@ -94,6 +94,11 @@ class LiveWorld:
         return self.info.get("admissible_actions") or ()
 
     @property
+    def state_key(self) -> str:
+        """Equal for equal states; empty if the environment names none."""
+        return str(self.info.get("state_key", ""))
+
+    @property
     def instructions(self) -> str:
         """The environment's rules in words."""
         return self._begun.instructions

@@ -252,13 +252,24 @@ class MemoryStore:
                     connection.execute(insert(snapshots), {"name": name, "snapshot": id})
             return id
 
-    def export(self, path: str | os.PathLike[str]) -> int:
-        """Write all memories as they stand, be they recalled or not, to a file of JSON lines; returns how many."""
+    def held(self, *, snapshot: str | None = None, env_id: str | None = None) -> list[Memory]:
+        """All memories that are not retired, quarantined and disputed ones included, in order of their ids.
+
+        Args:
+            snapshot: As they stood at that snapshot.
+            env_id: Only those from this environment.
+        """
         self._lock.check()
         with self._journal.reading() as connection:
-            held = [memories.c.ended.is_(None), memories.c.draft != "", memories.c.status != "retired"]
-            found = [memory_of(row) for row in connection.execute(select(memories).where(*held))]
-        return write_memories(path, [memory for memory in found if self._may(memory.namespace)])
+            scope = [*journal.held_at(self._seq(connection, snapshot)), memories.c.status != "retired"]
+            if env_id is not None:
+                scope.append(memories.c.env_id == env_id)
+            rows = connection.execute(select(memories).where(*scope).order_by(memories.c.id))
+            return [memory_of(row) for row in rows if self._may(row.namespace)]
+
+    def export(self, path: str | os.PathLike[str]) -> int:
+        """Write all memories that `held` gives to a file of JSON lines; returns how many."""
+        return write_memories(path, self.held())
 
     def take_in(self, path: str | os.PathLike[str], *, most_trust: Trust = Trust.TRUSTED) -> int:
         """Write the memories of an exported file that say something new, all or none; returns how many.

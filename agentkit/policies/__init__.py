@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from agentkit.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from agentkit.policies.cases import CasePolicy as CasePolicy
     from agentkit.policies.chat import ChatPolicy as ChatPolicy
     from agentkit.policies.doubles import ExpertPolicy as ExpertPolicy
     from agentkit.policies.doubles import RandomPolicy as RandomPolicy
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from agentkit.policies.policy import World as World
 
 _HOMES = {
+    "CasePolicy": "agentkit.policies.cases",
     "ChatPolicy": "agentkit.policies.chat",
     "Completion": "agentkit.policies.policy",
     "ExpertPolicy": "agentkit.policies.doubles",

@@ -33,6 +33,11 @@ class World(Protocol):
         """The single actions possible now."""
         ...
 
+    @property
+    def state_key(self) -> str:
+        """Equal for equal states; empty if the environment names none."""
+        ...
+
     async def expert_action(self) -> str:
         """The environment's own solution for the turn."""
         ...

@@ -72,6 +72,7 @@ def reply(content: str | None, finish: str = "stop") -> dict[str, Any]:
 
 class NoWorld:
     admissible_actions = ()
+    state_key = ""
 
     async def expert_action(self) -> str:
         raise NotImplementedError

@@ -21,6 +21,7 @@ class World:
 
     def __init__(self, actions: Sequence[str] = ("Up", "Down", "Left"), solution: str | None = "Up || Left") -> None:
         self.admissible_actions = actions
+        self.state_key = ""
         self.solution = solution
 
     async def expert_action(self) -> str:

@@ -25,6 +25,7 @@ HOT = Sampling(temperature=1.0, max_new_tokens=12)
 
 class NoWorld:
     admissible_actions = ()
+    state_key = ""
 
     async def expert_action(self) -> str:
         raise NotImplementedError
