@@ -1,4 +1,4 @@
-"""What happened, recorded once, and recalled: records, the episode log, episodic memory."""
+"""What happened, recorded once, and recalled: records, the episode log, memories of all kinds."""
 
 if __name__ != "agentkit.memory":
     raise ImportError("import 'agentkit.memory', not 'memory'")
@@ -8,9 +8,24 @@ from typing import TYPE_CHECKING
 from agentkit.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from agentkit.memory.abstention import Abstention as Abstention
+    from agentkit.memory.detectors import detect as detect
+    from agentkit.memory.distil import distil as distil
+    from agentkit.memory.distiller import Distiller as Distiller
     from agentkit.memory.embedders import HashEmbedder as HashEmbedder
     from agentkit.memory.embedders import MiniLMEmbedder as MiniLMEmbedder
+    from agentkit.memory.exposure import Exploration as Exploration
+    from agentkit.memory.exposure import Exposure as Exposure
+    from agentkit.memory.fusion import fit_weights as fit_weights
+    from agentkit.memory.fusion import fuse as fuse
+    from agentkit.memory.gate import Gate as Gate
+    from agentkit.memory.graph_store import ChromaMemoryStore as ChromaMemoryStore
+    from agentkit.memory.hysteresis import Hysteresis as Hysteresis
+    from agentkit.memory.ingest import ingest as ingest
+    from agentkit.memory.kinds import Draft as Draft
     from agentkit.memory.kinds import Memory as Memory
+    from agentkit.memory.kinds import Source as Source
+    from agentkit.memory.kinds import Trust as Trust
     from agentkit.memory.log import EpisodeLog as EpisodeLog
     from agentkit.memory.records import Episode as Episode
     from agentkit.memory.records import Message as Message
@@ -18,20 +33,41 @@ if TYPE_CHECKING:
     from agentkit.memory.records import Picture as Picture
     from agentkit.memory.records import Role as Role
     from agentkit.memory.records import Turn as Turn
+    from agentkit.memory.selection import select as select
+    from agentkit.memory.skills import extract_skills as extract_skills
     from agentkit.memory.store import MemoryStore as MemoryStore
+    from agentkit.memory.utility import estimate_utility as estimate_utility
 
 _HOMES = {
+    "Abstention": "agentkit.memory.abstention",
+    "ChromaMemoryStore": "agentkit.memory.graph_store",
+    "Distiller": "agentkit.memory.distiller",
+    "Draft": "agentkit.memory.kinds",
     "Episode": "agentkit.memory.records",
     "EpisodeLog": "agentkit.memory.log",
-    "MemoryStore": "agentkit.memory.store",
+    "Exploration": "agentkit.memory.exposure",
+    "Exposure": "agentkit.memory.exposure",
+    "Gate": "agentkit.memory.gate",
     "HashEmbedder": "agentkit.memory.embedders",
+    "Hysteresis": "agentkit.memory.hysteresis",
     "Memory": "agentkit.memory.kinds",
+    "MemoryStore": "agentkit.memory.store",
     "Message": "agentkit.memory.records",
     "MiniLMEmbedder": "agentkit.memory.embedders",
     "Part": "agentkit.memory.records",
     "Picture": "agentkit.memory.records",
     "Role": "agentkit.memory.records",
+    "Source": "agentkit.memory.kinds",
+    "Trust": "agentkit.memory.kinds",
     "Turn": "agentkit.memory.records",
+    "detect": "agentkit.memory.detectors",
+    "distil": "agentkit.memory.distil",
+    "estimate_utility": "agentkit.memory.utility",
+    "extract_skills": "agentkit.memory.skills",
+    "fit_weights": "agentkit.memory.fusion",
+    "fuse": "agentkit.memory.fusion",
+    "ingest": "agentkit.memory.ingest",
+    "select": "agentkit.memory.selection",
 }
 
 __all__ = list(_HOMES)

@@ -42,16 +42,28 @@ class Scope:
     kinds: Collection[Kind] | None = None
     at_s: float | None = None
 
-    def conditions(self) -> list[ColumnElement[bool]]:
-        """As conditions on the rows of the journal."""
+    @property
+    def narrow(self) -> bool:
+        """Whether it is likely to leave out most memories."""
+        return self.env_id is not None or self.kinds is not None
+
+    def conditions(self, *, by_index: bool = True) -> list[ColumnElement[bool]]:
+        """As conditions on the rows of the journal.
+
+        Args:
+            by_index: Let the database find the rows by its index; not where a few rows are named anyway, for
+                databases without statistics would go through the whole scope all the same.
+        """
         at = memories.c
-        found = [*journal.held_at(self.newest), at.status.in_(RECALLED), at.namespace.in_(sorted(self.namespaces))]
+        own = [column if by_index else column.concat("") for column in (at.namespace, at.env_id, at.kind)]
+        namespace, env_id, kind = own
+        found = [*journal.held_at(self.newest), at.status.in_(RECALLED), namespace.in_(sorted(self.namespaces))]
         if self.env_id is not None:
-            found.append(at.env_id == self.env_id)
+            found.append(env_id == self.env_id)
         if self.split is not None:
             found.append(at.split == self.split)
         if self.kinds is not None:
-            found.append(at.kind.in_(sorted(self.kinds)))
+            found.append(kind.in_(sorted(self.kinds)))
         if self.hidden_tasks:
             found.append(at.task_key.not_in(sorted(self.hidden_tasks)))
         if self.at_s is not None:
@@ -96,37 +108,46 @@ class Planner:
             k: How many.
             scope: Which memories.
         """
-        conditions = scope.conditions()
         texts = sorted(set(asked.values()))
         best: dict[int, float] = {}
         for text, vector in zip(texts, self.embed(texts), strict=True):
             fields = sorted(field for field, about in asked.items() if about == text)
-            within = conditions if len(fields) == len(KEY_FIELDS) else [*conditions, keys.c.field.in_(fields)]
+            within: list[ColumnElement[bool]] = []
+            if len(fields) < len(KEY_FIELDS):
+                within.append(keys.c.field.in_(fields))
             most = k * len(fields)  # a memory has one key of a field
-            found = self._from_index(connection, vector, most, within)
+            found = self._from_index(connection, vector, most, scope, within)
             if found is None:
-                found = self._compare(journal.keys_in(connection, within), vector, most)
+                everything = journal.keys_in(connection, [*scope.conditions(), *within])
+                found = self._compare(everything, vector, most)
             for seq, score in found:
                 best[seq] = max(score, best.get(seq, score))
         return best
 
     def _from_index(
-        self, connection: Connection, vector: np.ndarray, k: int, scope: list[ColumnElement[bool]]
+        self, connection: Connection, vector: np.ndarray, k: int, scope: Scope, within: list[ColumnElement[bool]]
     ) -> list[tuple[int, float]] | None:
         """The `k` nearest among what the index proposes; None where all in scope should be compared.
 
-        What the index proposes first and is in scope is nearest in scope too, so `k` of it suffice.
+        What the index proposes first and is in scope is nearest in scope too, so `k` of it suffice. A scope that is
+        `narrow` is likely to be small, so it is counted before the index is asked; any other after it was in vain.
         """
         limit, first = self._exact_limit, 4 * k + 10
         if limit is None or journal.last_key(connection) <= limit:
             return None
-        wanted = first
+
+        def few() -> bool:
+            return journal.count_keys(connection, [*scope.conditions(), *within], limit + 1) <= limit
+
+        if scope.narrow and few():
+            return None
+        wanted, conditions = first, [*scope.conditions(by_index=False), *within]
         while wanted <= _MOST_PROPOSALS and self._keeper.trouble is None:
             proposed = self._keeper.propose(vector, wanted)
-            numbers = journal.keys_in(connection, [*scope, keys.c.number.in_(proposed)])
+            numbers = journal.keys_in(connection, [*conditions, keys.c.number.in_(proposed)])
             if len(numbers) >= k:
                 return self._compare(numbers, vector, k)
-            if wanted == first and journal.count_keys(connection, scope, limit + 1) <= limit:
+            if wanted == first and not scope.narrow and few():
                 return None
             wanted *= 4
         return None
