@@ -104,8 +104,10 @@ class March:
     """An instance whose start belongs to both splits."""
     before: Usage | None
     """What the process held after the first quarter of the resets."""
+    between: Usage | None
+    """What it held half-way between then and the end."""
     counted: int
-    """Resets since then, that for the second look included."""
+    """Resets since the first look, those for the looks that followed included."""
 
 
 class Trial:
@@ -199,7 +201,7 @@ class Trial:
     def go_on_marching(self) -> March:
         """Reset many instances of both splits, with a step in each."""
         first_in: dict[str, str] = {}
-        shared = before = None
+        shared = before = between = None
         warm = self.resets // 4
         for number in range(self.resets):
             split, offset = (("train", 0), ("held_out", HELD_OUT_OFFSET), ("held_out", 0))[number % 3]
@@ -211,7 +213,9 @@ class Trial:
             self.env.step(choose(info, Random(number)))
             if number + 1 == warm:
                 before = self.held()
-        self.march = March(first_in, shared, before, self.resets - warm + 1)
+            elif number + 1 == (warm + self.resets) // 2:
+                between = self.held()
+        self.march = March(first_in, shared, before, between, self.resets - warm + 2)
         return self.march
 
     def held(self) -> Usage | None:

@@ -155,6 +155,17 @@ class HoardsFiles(Hoarding):
             file.close()
 
 
+class StartsLate(HoardsFiles):
+    """Opens many files once, after half of the resets before the second look, and keeps them."""
+
+    def keepsake(self) -> Any:
+        return super().keepsake() if 80 <= len(self.hoard) < 120 else None
+
+    def close(self) -> None:
+        for file in filter(None, self.hoard):
+            file.close()
+
+
 class HoardsProcesses(Hoarding):
     def keepsake(self) -> Any:
         return subprocess.Popen(["sleep", "60"]) if len(self.hoard) % 3 == 0 else None
@@ -307,9 +318,9 @@ class Clingy(FrozenLake):
         (Worn, "many resets are survived", "raised RuntimeError: worn out"),
         (Unsplit, "splits share no level", "seed 0 of held_out begins in a state that train also begins in"),
         (Hoarding, "resets leave nothing behind", "MB of memory, "),
-        (HoardsThreads, "resets leave nothing behind", "151 resets have left behind 151 threads, 15 are allowed"),
-        (HoardsFiles, "resets leave nothing behind", "151 resets have left behind 151 open files, 15 are allowed"),
-        (HoardsProcesses, "resets leave nothing behind", "151 resets have left behind 51 processes, 15 are allowed"),
+        (HoardsThreads, "resets leave nothing behind", "152 resets have left behind 152 threads, 15 are allowed"),
+        (HoardsFiles, "resets leave nothing behind", "152 resets have left behind 152 open files, 15 are allowed"),
+        (HoardsProcesses, "resets leave nothing behind", "152 resets have left behind 51 processes, 15 are allowed"),
         (Lax, "wrong options are refused", "reset ignored the wrong options {'splt': 'train'}"),
         (Credulous, "nonsense is survived", "'?!' counted as understood (valid=True)"),
         (Broken, "nonsense is survived", "raised KeyError: '?!'"),
@@ -337,6 +348,12 @@ def test_a_fault_is_found_by_one_rule_and_named(family: Any, rule: str, words: s
     assert words in row.detail
     assert "\n" not in row.detail
     assert not report.ok
+
+
+def test_what_is_started_once_on_the_way_is_no_leak() -> None:
+    row = {row.name: row for row in check_text_env(StartsLate).rows}["resets leave nothing behind"]
+    assert row.passed
+    assert "+40 open files" in row.detail
 
 
 def test_rules_that_rest_on_a_broken_one_say_so() -> None:
