@@ -15,6 +15,7 @@ from typing import Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentkit.errors import ConfigError, PolicyFault
+from agentkit.memory.exposure import episode_key
 from agentkit.memory.records import Episode, Message, Part, Role, Turn
 from agentkit.policies.policy import Policy, Request, Sampling
 from agentkit.seeding import derive_seed
@@ -57,13 +58,22 @@ class Recalled(Protocol):
     def text(self) -> str: ...
 
 
+class Recollection(Protocol):
+    """A memory as one attempt reads it: what it finds for an observation and the hash of the state behind it."""
+
+    def __call__(self, observation: str, state_key: str) -> Sequence[Recalled]: ...
+
+
 class Recall(Protocol):
-    """Finds memories for a situation; `snapshot_id` names the state of the memory it reads."""
+    """A memory to read; `snapshot_id` names the state of it that is read.
+
+    `begin` is told which task is attempted, the attempt's `episode_key` and the version of the policy that acts.
+    """
 
     @property
     def snapshot_id(self) -> str: ...
 
-    def __call__(self, observation: str, task: Task) -> Sequence[Recalled]: ...
+    def begin(self, task: Task, key: str, policy_version: int) -> Recollection: ...
 
 
 @dataclass
@@ -101,6 +111,11 @@ class Attempt:
         self._success = False
         self._version = self.policy.version
         self._snapshot = self.recall.snapshot_id if self.recall is not None else None
+        group = derive_seed(self.seed, self.policy.name, self._version, self._task_key, self._snapshot)
+        self._group_id = f"{group:016x}"
+        self._recollect: Recollection | None = None
+        if self.recall is not None:
+            self._recollect = self.recall.begin(self.task, episode_key(self._group_id, self.number), self._version)
         self._started_at = time.time()
 
     @property
@@ -124,8 +139,8 @@ class Attempt:
 
     def remember(self) -> tuple[Recalled, ...]:
         """Memories for the present observation; empty without a memory."""
-        if self.recall is not None:
-            self.memories = tuple(self.recall(self.observation, self.task))
+        if self._recollect is not None:
+            self.memories = tuple(self._recollect(self.observation, self._world.state_key))
         return self.memories
 
     async def ask(self, messages: Sequence[Message], *, node: str) -> Message:
@@ -228,14 +243,13 @@ class Attempt:
 
     def episode(self, error: str | None = None) -> Episode:
         """The record of the attempt; its id is a hash of its content, so the same play has the same id."""
-        group = derive_seed(self.seed, self.policy.name, self._version, self._task_key, self._snapshot)
         pictures = any(message.pictures for turn in self._turns for message in turn.messages)
         record = Episode(
             id="",
             format=2 if pictures else 1,
             task=self.task,
             attempt=self.number,
-            group_id=f"{group:016x}",
+            group_id=self._group_id,
             policy=self.policy.name,
             policy_version=self._version,
             memory_snapshot=self._snapshot,

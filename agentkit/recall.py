@@ -6,6 +6,7 @@ a collection runs is seen by the next `MemoryRecall` only.
 
 from __future__ import annotations
 
+from agentkit.attempt import Recollection
 from agentkit.memory.kinds import Memory
 from agentkit.memory.store import MemoryStore
 from agentkit.task import Task
@@ -31,12 +32,16 @@ class MemoryRecall:
         self.snapshot_id = memory.snapshot() if snapshot is None else snapshot
         memory.recall("", 0, snapshot=self.snapshot_id)  # a foreign snapshot is refused here, not in the first attempt
 
-    def __call__(self, observation: str, task: Task) -> list[Memory]:
-        """Up to `k` memories for the situation, nearest first."""
-        return self.memory.recall(
-            observation,
-            self.k,
-            env_id=task.env_id,
-            exclude_tasks=[task] if self.exclude_task else (),
-            snapshot=self.snapshot_id,
-        )
+    def begin(self, task: Task, key: str = "", policy_version: int = 0) -> Recollection:
+        """What an attempt at `task` reads: up to `k` memories for each situation, nearest first."""
+
+        def recollect(observation: str, state_key: str = "") -> list[Memory]:
+            return self.memory.recall(
+                observation,
+                self.k,
+                env_id=task.env_id,
+                exclude_tasks=[task] if self.exclude_task else (),
+                snapshot=self.snapshot_id,
+            )
+
+        return recollect

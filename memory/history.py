@@ -11,7 +11,7 @@ from sqlalchemy import Connection, delete, func, select, update
 from agentkit.errors import RecordError
 from agentkit.memory import journal
 from agentkit.memory.database import Database
-from agentkit.memory.journal import keys, memories, memory_of, read_state, write_state, writes
+from agentkit.memory.journal import keys, memories, memory_of, read_state, vectors, write_state, writes
 from agentkit.memory.kinds import Memory
 from agentkit.memory.records import Record
 
@@ -129,6 +129,8 @@ def forget(database: Database, *, id: str | None, episode_id: str | None, source
             connection.execute(delete(keys).where(keys.c.seq.in_(some)))
             nothing = {"draft": "", "status": "retired", "source_name": "", "task_key": ""}
             connection.execute(update(memories).where(memories.c.seq.in_(some)).values(nothing))
+        if seqs:
+            connection.execute(delete(vectors).where(vectors.c.number.not_in(select(keys.c.vector))))
     if seqs:
         database.compact()
     return Receipt(ids=tuple(sorted(doomed)), num_versions=len(seqs), time_s=time.time())
@@ -143,7 +145,10 @@ def problems(connection: Connection, fingerprint: str, dim: int) -> list[str]:
         chain = journal.link(chain, row.digest)
         if chain != row.chain:
             return [*found, f"the chain of the journal breaks at version {row.seq}; restore a copy of the store"]
-    foreign = (keys.c.fingerprint != fingerprint) | (func.length(keys.c.embedding) != dim * 4)
-    bad: Sequence[int] = connection.execute(select(keys.c.seq).where(foreign).distinct()).scalars().all()
-    found += [f"version {seq} has a vector that is not of this embedder; call `rebuild()`" for seq in bad]
+    foreign = (vectors.c.fingerprint != fingerprint) | (func.length(vectors.c.embedding) != dim * 4)
+    bad: Sequence[int] = connection.execute(select(vectors.c.number).where(foreign)).scalars().all()
+    found += [f"vector {number} is not of this embedder; call `rebuild()`" for number in bad]
+    lost = select(keys.c.seq).where(keys.c.vector.not_in(select(vectors.c.number))).distinct()
+    unfound: Sequence[int] = connection.execute(lost).scalars().all()
+    found += [f"version {seq} has lost the vector of a key; restore a copy of the store" for seq in unfound]
     return found

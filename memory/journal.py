@@ -7,6 +7,7 @@ be read. Nothing is changed but the end of a version, and nothing removed but by
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -34,8 +35,8 @@ from sqlalchemy import (
 from agentkit.errors import RecordError
 from agentkit.memory.kinds import Draft, Memory
 
-LAYOUT_VERSION = 2
-"""Version of the tables below; 2 holds all kinds of memories, and their versions."""
+LAYOUT_VERSION = 3
+"""Version of the tables below; 3 holds all kinds of memories and their versions, and every text's vector once."""
 
 tables = MetaData()
 state = Table("state", tables, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))
@@ -70,15 +71,24 @@ what it holds."""
 keys = Table(
     "keys",
     tables,
+    Column("seq", Integer, primary_key=True),
+    Column("field", Text, primary_key=True),
+    Column("vector", Integer, nullable=False),
+    Index("keys_by_vector", "vector"),
+)
+"""What versions are found by: the number of the vector of each key."""
+vectors = Table(
+    "vectors",
+    tables,
     Column("number", Integer, primary_key=True),
-    Column("seq", Integer, nullable=False),
-    Column("field", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False, unique=True),
     Column("text", Text, nullable=False),
     Column("fingerprint", Text, nullable=False),
     Column("embedding", LargeBinary, nullable=False),
-    Index("keys_by_seq", "seq"),
+    sqlite_autoincrement=True,
 )
-"""What memories are found by; the vector index knows a key by its number."""
+"""Texts of keys, each once: attempts at one task begin alike, and a graph of nearest neighbours falls apart where many
+are equal. The vector index knows a vector by its number, which is never given again."""
 writes = Table(
     "writes",
     tables,
@@ -115,6 +125,11 @@ def link(chain: str, digest: str) -> str:
     return _hash(chain, digest)
 
 
+def text_digest(text: str) -> bytes:
+    """What a text of a key is known by."""
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
 def _hash(*parts: str) -> str:
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
 
@@ -142,21 +157,35 @@ def held_at(seq: int) -> list[ColumnElement[bool]]:
     return [memories.c.seq <= seq, or_(memories.c.ended.is_(None), memories.c.ended > seq)]
 
 
-def last_key(connection: Connection) -> int:
-    """Number of the newest key; 0 if there is none."""
-    return connection.execute(select(func.max(keys.c.number))).scalar() or 0
+def last_vector(connection: Connection) -> int:
+    """Number of the newest vector; 0 if there is none."""
+    return connection.execute(select(func.max(vectors.c.number))).scalar() or 0
 
 
 def keys_in(connection: Connection, scope: Sequence[ColumnElement[bool]]) -> np.ndarray:
-    """[N] numbers of the keys of the memories in scope, in order."""
-    query = select(keys.c.number).join_from(keys, memories, keys.c.seq == memories.c.seq)
-    return np.array(connection.execute(query.where(*scope).order_by(keys.c.number)).scalars().all(), np.int64)
+    """[N, 2] sequence number and vector of every key of the memories in scope."""
+    query = select(keys.c.seq, keys.c.vector).join_from(keys, memories, keys.c.seq == memories.c.seq).where(*scope)
+    flat = list(itertools.chain.from_iterable(connection.execute(query)))
+    return np.array(flat, np.int64).reshape(-1, 2)
 
 
 def count_keys(connection: Connection, scope: Sequence[ColumnElement[bool]], most: int) -> int:
     """Number of the keys of the memories in scope; counted up to `most`."""
-    some = select(keys.c.number).join_from(keys, memories, keys.c.seq == memories.c.seq).where(*scope).limit(most)
+    some = select(keys.c.seq).join_from(keys, memories, keys.c.seq == memories.c.seq).where(*scope).limit(most)
     return connection.execute(select(func.count()).select_from(some.subquery())).scalar_one()
+
+
+def best_of(connection: Connection, score_of: Mapping[int, float], k: int) -> list[int]:
+    """The `k` sequence numbers of the greatest scores, equals in the order of their memories' ids."""
+    if len(score_of) <= 1:
+        return list(score_of)[:k]
+    least = sorted(score_of.values(), reverse=True)[:k][-1]
+    id_of: dict[int, str] = {}
+    near = [seq for seq, score in score_of.items() if score >= least]
+    for start in range(0, len(near), 500):  # databases limit the parameters of one statement
+        query = select(memories.c.seq, memories.c.id).where(memories.c.seq.in_(near[start : start + 500]))
+        id_of.update((seq, id) for seq, id in connection.execute(query))
+    return sorted(id_of, key=lambda seq: (-score_of[seq], id_of[seq]))[:k]
 
 
 def rows_of(connection: Connection, seqs: Sequence[int]) -> list[Row[Any]]:
@@ -168,27 +197,39 @@ def rows_of(connection: Connection, seqs: Sequence[int]) -> list[Row[Any]]:
     return found
 
 
-def vectors(
+def read_vectors(
     connection: Connection, where: Sequence[ColumnElement[bool]], dim: int
-) -> tuple[list[int], list[int], np.ndarray]:
-    """Numbers of the keys that meet all conditions on them, their memories' sequence numbers, vectors [N, dim]."""
-    query = select(keys.c.number, keys.c.seq, keys.c.embedding).where(*where).order_by(keys.c.number)
+) -> tuple[list[int], np.ndarray]:
+    """Numbers of the vectors that meet all conditions, in order, and the vectors [N, dim]."""
+    query = select(vectors.c.number, vectors.c.embedding).where(*where).order_by(vectors.c.number)
     rows = connection.execute(query).all()
-    data = b"".join([row[2] for row in rows])
+    data = b"".join([row[1] for row in rows])
     if len(data) != len(rows) * dim * 4:
         raise RecordError(
             f"the memory journal holds vectors that are not {dim} numbers long; call `verify()` for which, "
             "and restore the store from a copy or make it anew from the episode log with `sync`"
         )
     matrix = np.frombuffer(data, np.float32).reshape(len(rows), dim)
-    return [row[0] for row in rows], [row[1] for row in rows], matrix
+    return [row[0] for row in rows], matrix
+
+
+def known_texts(connection: Connection, texts: Sequence[str]) -> dict[str, int]:
+    """Those of the texts that have a vector -> its number."""
+    text_of = {text_digest(text): text for text in texts}
+    digests, found = list(text_of), dict[str, int]()
+    for start in range(0, len(digests), 500):  # databases limit the parameters of one statement
+        some = vectors.c.digest.in_(digests[start : start + 500])
+        query = select(vectors.c.digest, vectors.c.number).where(some)
+        found.update((text_of[digest], number) for digest, number in connection.execute(query))
+    return found
 
 
 def pages(connection: Connection, size: int) -> Iterator[Sequence[Row[Any]]]:
-    """All keys in order, `size` rows at a time."""
+    """All vectors in order, `size` rows at a time."""
     after = 0
     while True:
-        rows = connection.execute(select(keys).where(keys.c.number > after).order_by(keys.c.number).limit(size)).all()
+        query = select(vectors).where(vectors.c.number > after).order_by(vectors.c.number).limit(size)
+        rows = connection.execute(query).all()
         if not rows:
             return
         yield rows
@@ -198,7 +239,8 @@ def pages(connection: Connection, size: int) -> Iterator[Sequence[Row[Any]]]:
 def append(
     connection: Connection,
     what: str,
-    versions: Sequence[tuple[Memory, Mapping[str, bytes]]],
+    versions: Sequence[Memory],
+    embeddings: Mapping[str, bytes],
     fingerprint: str,
     time_s: float,
 ) -> int:
@@ -207,7 +249,8 @@ def append(
     Args:
         connection: A transaction that writes.
         what: What the write is, in words.
-        versions: Each with the embedding of each of its keys by field.
+        versions: What to append.
+        embeddings: The vector of every text of their keys that has none yet.
         fingerprint: Of the embedder.
         time_s: Unix time.
     """
@@ -217,8 +260,15 @@ def append(
     chain = chain_at(connection, seq)
     number = (connection.execute(select(func.max(writes.c.number))).scalar() or 0) + 1
     connection.execute(insert(writes), {"number": number, "time_s": time_s, "what": what})
+    new = [
+        {"digest": text_digest(text), "text": text, "fingerprint": fingerprint, "embedding": embedding}
+        for text, embedding in embeddings.items()
+    ]
+    if new:
+        connection.execute(insert(vectors), new)
+    number_of = known_texts(connection, sorted({text for memory in versions for text in memory.keys.values()}))
     rows, key_rows, ends = [], [], []
-    for memory, embeddings in versions:
+    for memory in versions:
         seq, text = seq + 1, draft_text(memory)
         digest = digest_of(memory.id, memory.version, text)
         chain = link(chain, digest)
@@ -235,10 +285,7 @@ def append(
             }
         )
         ends.append({"id": memory.id, "seq": seq})
-        key_rows += [
-            {"seq": seq, "field": field, "text": memory.keys[field], "fingerprint": fingerprint, "embedding": vector}
-            for field, vector in embeddings.items()
-        ]
+        key_rows += [{"seq": seq, "field": field, "vector": number_of[text]} for field, text in memory.keys.items()]
     end = "UPDATE versions SET ended = :seq WHERE id = :id AND ended IS NULL"
     connection.exec_driver_sql(end, ends)
     connection.execute(insert(memories), rows)

@@ -19,9 +19,9 @@ from agentkit.errors import RecordError
 from agentkit.memory import journal
 from agentkit.memory.database import Database
 from agentkit.memory.index import BATCH, ChromaIndex, ExactIndex, VectorIndex, inspect
-from agentkit.memory.journal import keys, read_state, write_state
+from agentkit.memory.journal import read_state, vectors, write_state
 
-_SAMPLE = 200  # keys looked up in the index to see whether it finds them
+_SAMPLE = 200  # vectors looked up in the index to see whether it finds them
 _HIT_RATE = 0.99
 
 
@@ -39,7 +39,7 @@ class IndexKeeper:
         self.trouble: str | None = None
         """Why there is no index to ask, or None."""
         self.applied = 0
-        """Number up to which the index has the keys."""
+        """Number up to which the index has the vectors."""
         self._folder = folder / "chroma"
         self._database = database
         self._dim = dim
@@ -80,15 +80,15 @@ class IndexKeeper:
         """Bring the index up to the journal."""
         while self._index is not None:
             with self._database.reading() as connection:
-                upto = select(keys.c.number).where(keys.c.number > self.applied).order_by(keys.c.number).limit(BATCH)
+                number = vectors.c.number
+                upto = select(number).where(number > self.applied).order_by(number).limit(BATCH)
                 last = max(connection.execute(upto).scalars(), default=None)
                 if last is None:
                     return
-                numbers, _, vectors = journal.vectors(
-                    connection, [keys.c.number > self.applied, keys.c.number <= last], self._dim
-                )
+                page = [number > self.applied, number <= last]
+                found = _named(journal.read_vectors(connection, page, self._dim))
             try:
-                self._index.upsert(_ids(numbers), vectors)
+                self._index.upsert(*found)
             except RecordError as error:
                 return self._give_up(str(error))
             self.applied = last
@@ -97,7 +97,7 @@ class IndexKeeper:
                     write_state(connection, applied=self.applied)
 
     def propose(self, vector: np.ndarray, k: int) -> list[int]:
-        """Numbers of the keys the index, brought up to date, finds nearest to `vector`; none if it is in `trouble`."""
+        """Numbers of the vectors that the index, brought up to date, finds nearest; none if it is in `trouble`."""
         self.apply()
         try:
             return [int(id) for id in self._index.query(vector, k)] if self._index is not None else []
@@ -130,12 +130,10 @@ class IndexKeeper:
                     stale = [row for row in rows if row.fingerprint != fingerprint]
                     for row, vector in zip(stale, embed([row.text for row in stale]), strict=True):
                         values = {"embedding": vector.tobytes(), "fingerprint": fingerprint}
-                        connection.execute(update(keys).where(keys.c.number == row.number).values(values))
+                        connection.execute(update(vectors).where(vectors.c.number == row.number).values(values))
                     last = rows[-1].number
-                    numbers, _, vectors = journal.vectors(
-                        connection, [keys.c.number > done, keys.c.number <= last], self._dim
-                    )
-                    index.upsert(_ids(numbers), vectors)
+                    page = [vectors.c.number > done, vectors.c.number <= last]
+                    index.upsert(*_named(journal.read_vectors(connection, page, self._dim)))
                     done = last
                 applied = done if self._chroma else 0
                 write_state(connection, generation=generation, applied=applied, fingerprint=fingerprint)
@@ -186,7 +184,7 @@ class IndexKeeper:
         """What is wrong with the index on disk, or None."""
         folder = self._generation()
         with self._database.reading() as connection:
-            numbers = connection.execute(select(keys.c.number)).scalars().all()
+            numbers = connection.execute(select(vectors.c.number)).scalars().all()
         expected = set(_ids([number for number in numbers if number <= self.applied]))
         pending = set(_ids([number for number in numbers if number > self.applied]))
         ids, sample = self._sample(_SAMPLE)
@@ -196,21 +194,25 @@ class IndexKeeper:
             return str(error)
         missing, surplus = len(expected - found), len(found - expected - pending)
         if missing or surplus:
-            wrong = f"lacks {missing} keys and has {surplus} too many"
+            wrong = f"lacks {missing} vectors and has {surplus} too many"
         elif hits < _HIT_RATE * len(ids):
-            wrong = f"finds only {hits} of {len(ids)} keys by their own vectors"
+            wrong = f"finds only {hits} of {len(ids)} vectors by themselves"
         else:
             return None
         return f"the Chroma index in {folder} {wrong}; call `rebuild()`"
 
     def _sample(self, size: int) -> tuple[list[str], np.ndarray]:
-        """Ids and vectors of up to `size` keys that the index has, drawn the same way every time."""
+        """Ids and vectors of up to `size` vectors that the index has, drawn the same way every time."""
+        number = vectors.c.number
         with self._database.reading() as connection:
-            numbers = connection.execute(select(keys.c.number).where(keys.c.number <= self.applied)).scalars().all()
+            numbers = connection.execute(select(number).where(number <= self.applied)).scalars().all()
             chosen = np.random.default_rng(0).permutation(len(numbers))[:size]
-            scope = [keys.c.number.in_([numbers[place] for place in chosen])]
-            found, _, vectors = journal.vectors(connection, scope, self._dim)
-        return _ids(found), vectors
+            some = [number.in_([numbers[place] for place in chosen])]
+            return _named(journal.read_vectors(connection, some, self._dim))
+
+
+def _named(found: tuple[list[int], np.ndarray]) -> tuple[list[str], np.ndarray]:
+    return _ids(found[0]), found[1]
 
 
 def _ids(numbers: Sequence[int]) -> list[str]:

@@ -19,7 +19,7 @@ from agentkit.memory.embedders import Embedder
 from agentkit.memory.journal import keys, memories
 from agentkit.memory.keeper import IndexKeeper
 from agentkit.memory.kinds import KEY_FIELDS, Kind
-from agentkit.memory.matrix import KeyMatrix
+from agentkit.memory.matrix import VectorMatrix
 from agentkit.memory.records import encodable
 
 EXACT_LIMIT = 20_000
@@ -86,7 +86,7 @@ class Planner:
         self._keeper = keeper
         self._embedder = embedder
         self._exact_limit = exact_limit
-        self._matrix = KeyMatrix(database, embedder.dim)
+        self._matrix = VectorMatrix(database, embedder.dim)
 
     def clear(self) -> None:
         """Forget the vectors that were read; they have changed."""
@@ -133,7 +133,7 @@ class Planner:
         `narrow` is likely to be small, so it is counted before the index is asked; any other after it was in vain.
         """
         limit, first = self._exact_limit, 4 * k + 10
-        if limit is None or journal.last_key(connection) <= limit:
+        if limit is None or max(journal.last_seq(connection), journal.last_vector(connection)) <= limit:
             return None
 
         def few() -> bool:
@@ -144,15 +144,17 @@ class Planner:
         wanted, conditions = first, [*scope.conditions(by_index=False), *within]
         while wanted <= _MOST_PROPOSALS and self._keeper.trouble is None:
             proposed = self._keeper.propose(vector, wanted)
-            numbers = journal.keys_in(connection, [*conditions, keys.c.number.in_(proposed)])
-            if len(numbers) >= k:
-                return self._compare(numbers, vector, k)
+            found = journal.keys_in(connection, [*conditions, keys.c.vector.in_(proposed)])
+            if len(found) >= k:
+                return self._compare(found, vector, k)
             if wanted == first and not scope.narrow and few():
                 return None
             wanted *= 4
         return None
 
-    def _compare(self, numbers: np.ndarray, vector: np.ndarray, k: int) -> list[tuple[int, float]]:
-        """Sequence numbers and cosines of the `k` nearest of some keys, and of those that are as near as the last."""
-        seqs, matrix = self._matrix.rows(numbers)
-        return index.nearest(seqs.tolist(), matrix, vector, k, ties=True)
+    def _compare(self, found: np.ndarray, vector: np.ndarray, k: int) -> list[tuple[int, float]]:
+        """Sequence numbers and cosines of the `k` nearest of some keys [N, 2], and of those as near as the last."""
+        numbers, place_of = np.unique(found[:, 1], return_inverse=True)
+        near = dict(index.nearest(range(len(numbers)), self._matrix.rows(numbers), vector, k, ties=True))
+        rows = np.flatnonzero(np.isin(place_of, list(near)))
+        return [(int(seq), near[int(place)]) for seq, place in zip(found[rows, 0], place_of[rows], strict=True)]

@@ -227,9 +227,9 @@ class MemoryStore:
             scope = Scope(newest, tuple(namespaces), env_id, split, hidden, kinds, at_s)
             with self._guard:
                 score_of = self._planner.nearest(connection, asked, k, scope)
-            rows = journal.rows_of(connection, list(score_of))
-        best = sorted(rows, key=lambda row: (-score_of[row.seq], row.id))[:k]
-        return [memory_of(row, score_of[row.seq]) for row in best]
+            best = journal.best_of(connection, score_of, k)
+            row_of = {row.seq: row for row in journal.rows_of(connection, best)}
+        return [memory_of(row_of[seq], score_of[seq]) for seq in best]
 
     def snapshot(self, name: str | None = None) -> str:
         """The id of what the store holds now; equal for stores that were told the same in the same order.
@@ -436,13 +436,13 @@ class MemoryStore:
     def _append(self, versions: Sequence[Memory], what: str, **cursor: int) -> int:
         """Append versions as one write; returns its number, 0 if there is nothing to append."""
         texts = sorted({text for memory in versions for text in memory.keys.values()})
-        vector_of = dict(zip(texts, self._planner.embed(texts), strict=True))
-        rows = [
-            (memory, {field: vector_of[text].tobytes() for field, text in memory.keys.items()}) for memory in versions
-        ]
+        with self._journal.reading() as connection:
+            known = journal.known_texts(connection, texts)
+        new = [text for text in texts if text not in known]
+        embeddings = {text: vector.tobytes() for text, vector in zip(new, self._planner.embed(new), strict=True)}
         with self._journal.writing() as connection:
-            number = journal.append(connection, what, rows, self._embedder.fingerprint, time.time())
-            newest = journal.last_key(connection)
+            number = journal.append(connection, what, versions, embeddings, self._embedder.fingerprint, time.time())
+            newest = journal.last_vector(connection)
             if cursor:
                 write_state(connection, **cursor)
         self._keeper.note(newest)

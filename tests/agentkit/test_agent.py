@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agentkit.agent import FORMAT_RULE, AgentConfig, build_agent, render_memories
+from agentkit.attempt import Recollection
 from agentkit.envs import Task, make_env, make_tasks
 from agentkit.envs.frozen_lake import FrozenLake
 from agentkit.errors import ConfigError
@@ -34,8 +35,8 @@ class Notes:
     notes: Sequence[Note] = (Note("m1", "Up led home."), Note("m2", "Left fell."))
     snapshot_id: str = "s1"
 
-    def __call__(self, observation: str, task: Task) -> Sequence[Note]:
-        return self.notes
+    def begin(self, task: Task, key: str, policy_version: int) -> Recollection:
+        return lambda observation, state_key: self.notes
 
 
 def wander(config: AgentConfig | None = None, recall: Notes | None = None, policy: Policy | None = None) -> Episode:

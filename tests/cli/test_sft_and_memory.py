@@ -10,7 +10,7 @@ from typer.testing import Result
 
 from agentkit.envs import make_tasks
 from agentkit.errors import RecordError
-from agentkit.memory import EpisodeLog, HashEmbedder, MemoryStore, Role
+from agentkit.memory import EpisodeLog, HashEmbedder, Memory, MemoryStore, Role
 from agentkit.policies import ExpertPolicy, LocalPolicy, RandomPolicy, Sampling
 from agentkit.recall import MemoryRecall
 from agentkit.rollout import collect
@@ -108,7 +108,8 @@ def test_recalled_memories_are_memory_tokens_and_their_ids_are_recorded(tmp_path
 
         assert played.error is None
         assert played.memory_snapshot == snapshot
-        own = {m.id for m in MemoryRecall(memory, k=9, exclude_task=False)("", tasks[0]) if m.task_key == tasks[0].key}
+        found = MemoryRecall(memory, k=9, exclude_task=False).begin(tasks[0])("", "")
+        own = {m.id for m in found if isinstance(m, Memory) and m.task_key == tasks[0].key}
         assert len(own) == 1
         for turn in played.turns:
             assert len(turn.memory_ids) == 2

@@ -222,7 +222,7 @@ def test_a_store_of_an_older_layout_is_refused_with_the_way_out(tmp_path):
     with contextlib.closing(sqlite3.connect(tmp_path / "store" / "memory.sqlite")) as connection:
         connection.execute("UPDATE state SET value = '1' WHERE key = 'layout'")
         connection.commit()
-    with pytest.raises(RecordError, match="has layout 1, this agentkit knows 2; make the store anew"):
+    with pytest.raises(RecordError, match="has layout 1, this agentkit knows 3; make the store anew"):
         open_store(tmp_path / "store")
 
 

@@ -323,7 +323,7 @@ def test_verify_finds_what_the_index_lacks_while_open(sound_store, tmp_path):
     shutil.copytree(sound_store, store)
     with open_chroma(store) as memory:
         memory._keeper._index.delete(["7"])
-        assert "lacks 1 keys and has 0 too many" in memory.verify()[0]
+        assert "lacks 1 vectors and has 0 too many" in memory.verify()[0]
         memory.rebuild()
         assert memory.verify() == []
 
@@ -331,7 +331,7 @@ def test_verify_finds_what_the_index_lacks_while_open(sound_store, tmp_path):
 def test_verify_finds_a_foreign_vector(memory, make_episode):
     memory.add(make_episode())
     with contextlib.closing(sqlite3.connect(memory.folder / "memory.sqlite")) as connection:
-        connection.execute("UPDATE keys SET fingerprint = 'other'")
+        connection.execute("UPDATE vectors SET fingerprint = 'other'")
         connection.commit()
     assert "not of this embedder" in memory.verify()[0]
     memory.rebuild()
