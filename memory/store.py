@@ -103,6 +103,12 @@ class MemoryStore:
         return cls(Path(folder).expanduser(), embedder or MiniLMEmbedder(), index, exact_limit, grants, rebuild)
 
     @property
+    def database(self) -> Database:
+        """The journal, for the other parts of this package."""
+        self._lock.check()
+        return self._journal
+
+    @property
     def trouble(self) -> str | None:
         """Why the index is not used (recalls then compare all memories), or None if all is well."""
         return self._keeper.trouble
