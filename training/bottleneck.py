@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentkit.memory.records import Episode, Role
-from agentkit.training.advantage import group_indices
+from agentkit.training.advantages import group_indices
 from agentkit.training.rows import Row
 
 MIN_GROUPS = 30

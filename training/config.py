@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from agentkit.training.advantages import GRPO, Advantage
 from agentkit.training.credit import ActFocus, Credit
-
-
-class Settings(BaseModel):
-    """Base of all settings: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from agentkit.training.losses import Clip, Loss, Reduction
+from agentkit.training.settings import Settings
 
 
 class ImitationConfig(Settings):
@@ -55,10 +52,6 @@ class TrainConfig(Settings):
     """Decoupled weight decay of AdamW."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are scaled down to this norm."""
-    clip_low: float = Field(default=0.2, gt=0, lt=1)
-    """Ratios are clipped below at 1 − this."""
-    clip_high: float = Field(default=0.28, gt=0)
-    """Ratios are clipped above at 1 + this."""
     entropy_coef: float = Field(default=0.001, ge=0)
     """Factor of the entropy bonus (token mean, unweighted)."""
     kl_coef: float = Field(default=0.0, ge=0)
@@ -73,7 +66,13 @@ class TrainConfig(Settings):
     """Checkpoints kept; the oldest go."""
     bottleneck_every: int = Field(default=10, ge=0)
     """Iterations between action-bottleneck diagnostics; 0 for none."""
+    advantage: Advantage = Field(default_factory=GRPO)
     credit: Credit = Field(default_factory=ActFocus)
+    loss: Loss = Field(default_factory=Clip)
+    reduction: Reduction = "token-mean"
+    """How the losses of tokens become one number."""
+    horizon: int | None = Field(default=None, ge=1)
+    """Most sampled tokens of an episode: the divisor of `seq-mean-token-sum-norm`."""
     imitation: ImitationConfig = Field(default_factory=ImitationConfig)
 
     @model_validator(mode="after")
@@ -87,6 +86,11 @@ class TrainConfig(Settings):
             raise ValueError(
                 f"task_pool = {self.task_pool} is smaller than tasks_per_iteration = "
                 f"{self.tasks_per_iteration}: an iteration would hold a task twice"
+            )
+        if (self.reduction == "seq-mean-token-sum-norm") != (self.horizon is not None):
+            raise ValueError(
+                f"reduction = {self.reduction!r} and horizon = {self.horizon}: seq-mean-token-sum-norm needs a "
+                "horizon, and no other reduction reads it"
             )
         steps = self.minibatches * self.epochs
         if self.imitation.weight > 0 and steps > self.imitation.max_staleness:

@@ -32,6 +32,8 @@ class Row:
     """[L] `Role` of each sampled token; arbitrary elsewhere."""
     logprobs: NDArray[np.float32]
     """[L] behaviour log-probability of each sampled token; 0 elsewhere."""
+    turns: NDArray[np.int32]
+    """[L] number of the turn that sampled each token; arbitrary elsewhere."""
 
     @property
     def num_sampled(self) -> int:
@@ -74,8 +76,8 @@ def build_rows(
     joined = forked = skipped = 0
     for index, episode in enumerate(episodes):
         ids: list[int] = []
-        spans: list[tuple[int, Tokens]] = []
-        for turn in episode.turns:
+        spans: list[tuple[int, int, Tokens]] = []
+        for number, turn in enumerate(episode.turns):
             tokens = tokens_of(turn)
             if tokens is None:
                 skipped += 1
@@ -87,20 +89,22 @@ def build_rows(
                 rows.append(_row(index, ids, spans))
                 spans = []
                 forked += 1
-            spans.append((len(prompt), tokens))
+            spans.append((number, len(prompt), tokens))
             ids = prompt + response
         if spans:
             rows.append(_row(index, ids, spans))
     return rows, JoinCounts(joined, forked, skipped)
 
 
-def _row(episode: int, ids: list[int], spans: list[tuple[int, Tokens]]) -> Row:
+def _row(episode: int, ids: list[int], spans: list[tuple[int, int, Tokens]]) -> Row:
     sampled = np.zeros(len(ids), dtype=np.bool_)
     roles = np.zeros(len(ids), dtype=np.int8)
     logprobs = np.zeros(len(ids), dtype=np.float32)
-    for start, (_, response, response_roles, response_logprobs) in spans:
+    turns = np.zeros(len(ids), dtype=np.int32)
+    for number, start, (_, response, response_roles, response_logprobs) in spans:
         span = slice(start, start + len(response))
         sampled[span] = True
         roles[span] = [int(role) for role in response_roles]
         logprobs[span] = response_logprobs
-    return Row(episode, np.array(ids, dtype=np.int64), sampled, roles, logprobs)
+        turns[span] = number
+    return Row(episode, np.array(ids, dtype=np.int64), sampled, roles, logprobs, turns)

@@ -13,10 +13,10 @@ from agentkit.memory.records import Episode, Turn
 from agentkit.policies.local import LocalPolicy
 from agentkit.seeding import derive_seed
 from agentkit.spans import parse_response, response_roles
-from agentkit.training.config import Settings
 from agentkit.training.forward import check_model, forward, micro_batches
 from agentkit.training.rows import Tokens, build_rows, recorded_tokens
 from agentkit.training.schedule import cosine_decay, warmup
+from agentkit.training.settings import Settings
 
 
 class SftConfig(Settings):

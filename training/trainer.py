@@ -7,6 +7,7 @@ The policy that acts is the network that learns, so stored log-probabilities are
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import itertools
 import time
@@ -27,7 +28,7 @@ from agentkit.policies.policy import Sampling
 from agentkit.rollout import collect
 from agentkit.seeding import derive_seed
 from agentkit.task import Task, make_tasks
-from agentkit.training.advantage import centred_returns, group_indices, grpo_advantages, shaped_return
+from agentkit.training.advantages import Outcomes, group_indices, within_groups
 from agentkit.training.bottleneck import MIN_GROUPS, GroupEnergy, bottleneck, group_energies
 from agentkit.training.checkpoint import (
     discard_checkpoints,
@@ -39,11 +40,12 @@ from agentkit.training.checkpoint import (
 )
 from agentkit.training.config import TrainConfig
 from agentkit.training.forward import TokenStats, check_model, measure
+from agentkit.training.gradients import imitation_gradient, policy_gradient
 from agentkit.training.metrics import TIMINGS, Metrics
 from agentkit.training.replay import ReplayBuffer
 from agentkit.training.rows import Row, build_rows
 from agentkit.training.schedule import cosine_ramp, warmup
-from agentkit.training.streams import Stream, build_stream, imitation_gradient, policy_gradient
+from agentkit.training.stream import Stream, flatten, per_token
 
 
 class Trainer:
@@ -102,7 +104,7 @@ class Trainer:
 
     def _open(self, policy: LocalPolicy, config: TrainConfig, reference: Any) -> None:
         self.reference = None
-        if config.credit.needs_energy or config.kl_coef > 0 or config.bottleneck_every > 0:
+        if config.credit.needs_reference or config.kl_coef > 0 or config.bottleneck_every > 0:
             # A reference that is the learning model itself would freeze it.
             own = reference is None or reference is policy.model
             self.reference = copy.deepcopy(policy.model) if own else reference
@@ -170,12 +172,14 @@ class Trainer:
         played = [episode for episode in episodes if episode.error is None]
         if not played:
             raise PolicyFault(f"all {len(episodes)} attempts failed, e.g.: {episodes[0].error}")
-        advantage, gain = self._advantages(played)
+        outcomes = Outcomes.of(played, config.format_penalty)
+        gain = within_groups(outcomes.return_E, outcomes.group_E, outcomes.num_groups)[0].tolist()
         rows, joins = build_rows(played)
         self._check(rows, len(episodes))
         reference = self._diagnose(played, rows)
-        # A group without variance has no gradient: its rows are not computed at all.
-        teaches = [bool(advantage[row.episode] != 0) for row in rows]
+        advantage_U = config.advantage.turns(outcomes)
+        # A row of a group without variance has no gradient: it is not computed at all.
+        teaches = [bool(advantage_U[outcomes.starts[row.episode] + row.turns[row.sampled]].any()) for row in rows]
         learn = list(itertools.compress(rows, teaches))
         values = self._summary(episodes, played, gain) | {
             "rows/learned": len(learn),
@@ -186,9 +190,9 @@ class Trainer:
             if reference is not None:
                 counts = [row.num_sampled for row in rows]
                 reference = reference.of(torch.from_numpy(np.repeat(teaches, counts)))
-            elif config.credit.needs_energy or config.kl_coef > 0:
+            elif config.credit.needs_reference or config.kl_coef > 0:
                 reference = self._measure_reference(learn)
-            stream = build_stream(learn, [float(advantage[row.episode]) for row in learn], config, reference)
+            stream = self._stream(learn, per_token(learn, outcomes.starts, advantage_U), reference)
             steps: list[dict[str, float]] = []
             for _ in range(config.epochs):
                 order = self.rng.permutation(len(learn))
@@ -240,18 +244,18 @@ class Trainer:
         entries = replay.sample(settings.episodes_per_step, self.rng)
         rows = [row for entry in entries for row in replay.rows(entry)]
         advantages = [entry.advantage for entry in entries for _ in replay.rows(entry)]
-        reference = self._measure_reference(rows) if self.config.credit.needs_energy else None
-        stream = build_stream(rows, advantages, self.config, reference)
+        advantage_N = torch.from_numpy(np.repeat(advantages, [row.num_sampled for row in rows]))
+        reference = self._measure_reference(rows) if self.config.credit.needs_reference else None
+        stream = self._stream(rows, advantage_N, reference)
         return imitation_gradient(self.policy.model, stream, factor, self.config, self.sampling.temperature)
 
-    def _advantages(self, episodes: Sequence[Episode]) -> tuple[np.ndarray, list[float]]:
-        """([episodes] advantages for the policy stream, R − group mean for replay)."""
-        returns = np.array([shaped_return(episode, self.config.format_penalty) for episode in episodes])
-        advantage, gain = np.zeros(len(episodes)), np.zeros(len(episodes))
-        for indices in group_indices(episodes):
-            advantage[indices] = grpo_advantages(returns[indices])
-            gain[indices] = centred_returns(returns[indices])
-        return advantage, gain.tolist()
+    def _stream(self, rows: Sequence[Row], advantage_N: torch.Tensor, reference: TokenStats | None) -> Stream:
+        """The rows' tokens with their credit, whose statistics are over all of them."""
+        policy = None
+        if self.config.credit.needs_policy:
+            policy = measure(self.policy.model, rows, self.config.micro_batch_tokens, self.sampling.temperature)
+        stream = flatten(rows, advantage_N, reference=reference, policy=policy)
+        return dataclasses.replace(stream, weight_N=self.config.credit.weights(stream))
 
     def _check(self, rows: Sequence[Row], num_attempts: int) -> None:
         if not rows:

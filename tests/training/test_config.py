@@ -31,6 +31,12 @@ def test_settings_that_contradict_each_other_are_refused_naming_both(settings, n
         assert words in str(raised.value)
 
 
+@pytest.mark.parametrize("settings", [{"horizon": 400}, {"reduction": "seq-mean-token-sum-norm"}])
+def test_a_horizon_goes_with_the_reduction_that_reads_it(settings):
+    with pytest.raises(ValidationError, match="seq-mean-token-sum-norm needs a horizon"):
+        TrainConfig(**settings)
+
+
 def test_the_limits_of_what_fits_together_are_allowed():
     TrainConfig(minibatches=8, tasks_per_iteration=2, group_size=4)
     TrainConfig(task_pool=4, tasks_per_iteration=4)
@@ -53,7 +59,7 @@ def test_unknown_keys_are_refused_and_settings_are_frozen(kind):
         {"iterations": 0},
         {"learning_rate": 0},
         {"learning_rate": 2.0},
-        {"clip_low": 1.0},
+        {"loss": {"low": 1.0}},
         {"kl_coef": -0.1},
         {"imitation": {"truncation": 0}},
         {"credit": {"name": "magic"}},
@@ -73,7 +79,7 @@ def test_settings_survive_json_and_plain_mappings():
 
 def test_the_defaults_are_those_of_the_papers():
     config = TrainConfig()
-    assert (config.clip_low, config.clip_high, config.entropy_coef, config.kl_coef) == (0.2, 0.28, 0.001, 0.0)
+    assert (config.loss.low, config.loss.high, config.entropy_coef, config.kl_coef) == (0.2, 0.28, 0.001, 0.0)
     assert (config.tasks_per_iteration, config.group_size, config.format_penalty) == (8, 16, 0.1)
     assert isinstance(config.credit, ActFocus)
     assert (config.credit.alpha, config.credit.beta) == (0.1, 0.5)

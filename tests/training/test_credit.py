@@ -13,9 +13,23 @@ from pydantic import TypeAdapter, ValidationError
 
 from agentkit.memory.records import Role
 from agentkit.training.credit import ActFocus, Credit, Uniform
+from agentkit.training.forward import TokenStats
+from agentkit.training.rows import Row
+from agentkit.training.stream import flatten
 
 ROLES = (Role.THOUGHT, Role.ACTION, Role.FORMAT, Role.OTHER)
 TOKENS = st.lists(st.tuples(st.sampled_from(ROLES), st.floats(-50, 50, width=32)), min_size=1, max_size=60)
+
+
+def weigh(scheme, role_N, energy_N):
+    """The weights of tokens of these roles, with these energies under the reference."""
+    none_N = torch.zeros(len(role_N))
+    reference = None if energy_N is None else TokenStats(none_N, none_N, energy_N)
+    ones = np.ones(len(role_N))
+    row = Row(
+        0, ones.astype(np.int64), ones.astype(bool), role_N.numpy(), ones.astype(np.float32), ones.astype(np.int32)
+    )
+    return scheme.weights(flatten([row], none_N, reference=reference))
 
 
 def tensors(tokens):
@@ -40,7 +54,7 @@ def reference(role_N, energy_N, alpha, beta, format_weight=1.0, other_weight=1.0
 def test_actfocus_by_hand():
     # Action energies 0, 1, 5: mean 2, variance (4 + 1 + 9)/3 = 14/3. Energies elsewhere must not matter.
     role = torch.tensor([Role.THOUGHT, Role.ACTION, Role.ACTION, Role.ACTION, Role.FORMAT, Role.OTHER])
-    weights = ActFocus(alpha=0.2, beta=2.0).weights(role, torch.tensor([99.0, 0.0, 1.0, 5.0, -99.0, 42.0]))
+    weights = weigh(ActFocus(alpha=0.2, beta=2.0), role, torch.tensor([99.0, 0.0, 1.0, 5.0, -99.0, 42.0]))
     sigma = math.sqrt(14 / 3)
     gates = [1 / (1 + math.exp(-(energy - 2) / sigma)) for energy in (0, 1, 5)]
     assert weights.tolist() == pytest.approx([0.2, *(1 + 2 * gate for gate in gates), 1.0, 1.0], abs=1e-6)
@@ -49,32 +63,32 @@ def test_actfocus_by_hand():
 @given(TOKENS, st.floats(0, 1), st.floats(0, 3))
 def test_weights_agree_with_the_reference(tokens, alpha, beta):
     role_N, energy_N = tensors(tokens)
-    weights = ActFocus(alpha=alpha, beta=beta).weights(role_N, energy_N)
+    weights = weigh(ActFocus(alpha=alpha, beta=beta), role_N, energy_N)
     assert weights.numpy() == pytest.approx(reference(role_N, energy_N, alpha, beta), abs=1e-4)
 
 
 def test_format_and_other_tokens_weigh_what_is_asked():
     role = torch.tensor([Role.FORMAT, Role.OTHER, Role.THOUGHT])
     scheme = ActFocus(format_weight=0.25, other_weight=0.75)
-    assert scheme.weights(role, torch.zeros(3)).tolist() == pytest.approx([0.25, 0.75, 0.1])
+    assert weigh(scheme, role, torch.zeros(3)).tolist() == pytest.approx([0.25, 0.75, 0.1])
 
 
 def test_all_tokens_of_malformed_turns_weigh_one():
     role = torch.full((5,), Role.OTHER)
-    assert ActFocus().weights(role, torch.arange(5.0)).tolist() == [1.0] * 5
+    assert weigh(ActFocus(), role, torch.arange(5.0)).tolist() == [1.0] * 5
 
 
 def test_equal_energies_put_every_gate_at_one_half():
     role = torch.full((4,), Role.ACTION)
-    assert ActFocus(beta=0.5).weights(role, torch.full((4,), 3.0)).tolist() == [1.25] * 4
+    assert weigh(ActFocus(beta=0.5), role, torch.full((4,), 3.0)).tolist() == [1.25] * 4
 
 
 @given(TOKENS)
 def test_alpha_one_and_beta_zero_is_uniform(tokens):
     role_N, energy_N = tensors(tokens)
-    uniform = Uniform().weights(role_N, None)
-    assert torch.equal(ActFocus(alpha=1, beta=0).weights(role_N, None), uniform)
-    assert torch.equal(ActFocus(alpha=1, beta=0).weights(role_N, energy_N), uniform)
+    uniform = weigh(Uniform(), role_N, None)
+    assert torch.equal(weigh(ActFocus(alpha=1, beta=0), role_N, None), uniform)
+    assert torch.equal(weigh(ActFocus(alpha=1, beta=0), role_N, energy_N), uniform)
 
 
 @given(TOKENS, st.randoms())
@@ -82,8 +96,8 @@ def test_the_order_of_tokens_does_not_matter(tokens, random):
     role_N, energy_N = tensors(tokens)
     order = list(range(len(tokens)))
     random.shuffle(order)
-    straight = ActFocus().weights(role_N, energy_N)[order]
-    assert ActFocus().weights(role_N[order], energy_N[order]).numpy() == pytest.approx(straight.numpy(), abs=1e-5)
+    straight = weigh(ActFocus(), role_N, energy_N)[order]
+    assert weigh(ActFocus(), role_N[order], energy_N[order]).numpy() == pytest.approx(straight.numpy(), abs=1e-5)
 
 
 @given(TOKENS, st.floats(-20, 20))
@@ -92,8 +106,8 @@ def test_an_offset_of_the_logits_does_not_matter(tokens, offset):
     role_N, energy_N = tensors(tokens)
     action_energies = energy_N[role_N == Role.ACTION].numpy()
     if len(action_energies) and action_energies.std() > 1e-2:
-        moved = ActFocus().weights(role_N, energy_N + offset)
-        assert moved.numpy() == pytest.approx(ActFocus().weights(role_N, energy_N).numpy(), abs=1e-2)
+        moved = weigh(ActFocus(), role_N, energy_N + offset)
+        assert moved.numpy() == pytest.approx(weigh(ActFocus(), role_N, energy_N).numpy(), abs=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +128,7 @@ def test_shares_of_the_gradient_are_those_derived_from_the_papers_token_counts(
 ):
     num_action = round(1000 * action_share)
     role = torch.tensor([Role.ACTION] * num_action + [Role.THOUGHT] * (1000 - num_action))
-    weights = ActFocus().weights(role, torch.zeros(1000)).double()  # equal energies: mean action weight 1.25
+    weights = weigh(ActFocus(), role, torch.zeros(1000)).double()  # equal energies: mean action weight 1.25
     total = weights.sum()
     assert (weights[:num_action].sum() / total).item() == pytest.approx(after, abs=0.006)
     assert (weights[0] / total * 1000).item() == pytest.approx(per_action, rel=0.012)
@@ -123,15 +137,15 @@ def test_shares_of_the_gradient_are_those_derived_from_the_papers_token_counts(
 
 def test_no_action_token_needs_no_energy_statistics():
     role = torch.tensor([Role.THOUGHT, Role.FORMAT])
-    assert ActFocus().weights(role, None).tolist() == pytest.approx([0.1, 1.0])
+    assert weigh(ActFocus(), role, None).tolist() == pytest.approx([0.1, 1.0])
 
 
 def test_energy_is_asked_for_only_where_beta_uses_it():
-    assert ActFocus().needs_energy
-    assert not ActFocus(beta=0).needs_energy
-    assert not Uniform().needs_energy
+    assert ActFocus().needs_reference
+    assert not ActFocus(beta=0).needs_reference
+    assert not Uniform().needs_reference
     with pytest.raises(ValueError, match="needs the reference's energy"):
-        ActFocus().weights(torch.tensor([Role.ACTION]), None)
+        weigh(ActFocus(), torch.tensor([Role.ACTION]), None)
 
 
 def test_a_scheme_is_chosen_by_its_name_and_survives_json():

@@ -89,7 +89,9 @@ def test_the_energy_is_that_of_the_raw_logits_and_not_of_log_probabilities(model
 
 def test_what_follows_a_token_does_not_change_it(model, rows):
     row = rows[0]
-    longer = Row(0, np.append(row.ids, 77), np.append(row.sampled, False), np.append(row.roles, 0), row.logprobs)
+    longer = Row(
+        0, np.append(row.ids, 77), np.append(row.sampled, False), np.append(row.roles, 0), row.logprobs, row.turns
+    )
     assert as_array(forward(model, [longer])) == pytest.approx(as_array(forward(model, [row])), abs=1e-5)
 
 
@@ -156,7 +158,9 @@ def test_a_model_in_bfloat16_is_measured_in_float32(model, rows):
 @given(st.lists(st.integers(1, 40), max_size=30), st.integers(1, 120))
 @settings(deadline=None)
 def test_micro_batches_hold_every_row_once_and_stay_within_the_limit(lengths, max_tokens):
-    rows = [Row(0, *(np.zeros(length, dtype=kind) for kind in (int, bool, np.int8, float))) for length in lengths]
+    rows = [
+        Row(0, *(np.zeros(length, dtype=kind) for kind in (int, bool, np.int8, float, np.int32))) for length in lengths
+    ]
     batches = list(micro_batches(rows, max_tokens))
     assert sorted(i for batch in batches for i in batch) == list(range(len(rows)))
     for batch in batches:
@@ -203,7 +207,8 @@ def test_a_model_that_scales_its_logits_is_refused(parts):
 
 
 def test_a_sampled_first_token_is_a_broken_row(model):
-    row = Row(0, np.array([1, 2]), np.array([True, False]), np.zeros(2, dtype=np.int8), np.zeros(2, dtype=np.float32))
+    roles, logprobs, turns = np.zeros(2, np.int8), np.zeros(2, np.float32), np.zeros(2, np.int32)
+    row = Row(0, np.array([1, 2]), np.array([True, False]), roles, logprobs, turns)
     with pytest.raises(AssertionError, match="first token"):
         forward(model, [row])
 

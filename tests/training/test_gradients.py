@@ -10,12 +10,11 @@ import torch
 
 from agentkit.memory.records import Role
 from agentkit.policies.policy import Sampling
-from agentkit.training import streams
+from agentkit.training import gradients
 from agentkit.training.config import ImitationConfig, TrainConfig
 from agentkit.training.credit import ActFocus, Uniform
 from agentkit.training.replay import Entry
 from agentkit.training.rows import build_rows
-from agentkit.training.streams import build_stream
 from agentkit.training.trainer import Trainer
 
 ADVANTAGES = [1.5, -0.7, -0.8, 0.4]
@@ -116,12 +115,18 @@ def relative(found, expected):
     return float((found - expected).norm() / expected.norm())
 
 
+def token_advantages(rows):
+    return torch.tensor(np.repeat(ADVANTAGES, [row.num_sampled for row in rows]))
+
+
 def policy_gradient(trainer, rows):
     trainer.policy.model.zero_grad(set_to_none=True)
-    needs_reference = trainer.config.credit.needs_energy or trainer.config.kl_coef > 0
+    needs_reference = trainer.config.credit.needs_reference or trainer.config.kl_coef > 0
     reference = trainer._measure_reference(rows) if needs_reference else None
-    stream = build_stream(rows, ADVANTAGES, trainer.config, reference)
-    values = streams.policy_gradient(trainer.policy.model, stream, list(range(len(rows))), trainer.config, TEMPERATURE)
+    stream = trainer._stream(rows, token_advantages(rows), reference)
+    values = gradients.policy_gradient(
+        trainer.policy.model, stream, list(range(len(rows))), trainer.config, TEMPERATURE
+    )
     return values, flat(trainer.policy.model)
 
 
@@ -229,7 +234,7 @@ def test_the_imitation_weight_rises_along_its_ramp(make, rows, monkeypatch):
 
 def test_energies_for_credit_are_standardised_over_all_rows_and_not_per_micro_batch(make, rows):
     trainer = make(micro_batch_tokens=1)
-    stream = build_stream(rows, ADVANTAGES, trainer.config, trainer._measure_reference(rows))
+    stream = trainer._stream(rows, token_advantages(rows), trainer._measure_reference(rows))
     _, token = over_all_tokens(trainer, rows)
     assert stream.weight_N.numpy() == pytest.approx(written_out_weights(token, 0.1, 0.5).numpy(), abs=1e-3)
 

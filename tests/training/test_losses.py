@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentkit.training.losses import clipped_fraction, effective_sample_size, imitation_loss, kl_loss, policy_loss
+from agentkit.training.losses import Clip, Now, effective_sample_size, imitation_loss, kl_loss
 
 LOW, HIGH = 0.2, 0.28
 TOKENS = st.lists(
@@ -25,6 +25,11 @@ TOKENS = st.lists(
 )
 
 
+def policy_loss(logp, old, advantage, weight):
+    """The weighted sum over tokens."""
+    return (weight * Clip(low=LOW, high=HIGH).tokens(Now(logp, old, advantage, torch.zeros_like(logp)))).sum()
+
+
 def columns(tokens):
     return (torch.tensor(column, dtype=torch.float64) for column in zip(*tokens, strict=True))
 
@@ -32,7 +37,7 @@ def columns(tokens):
 def loss_and_gradient(ratio, advantage):
     logp = torch.tensor([math.log(ratio)], dtype=torch.float64, requires_grad=True)
     zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
-    loss = policy_loss(logp, zero, advantage * one, one, LOW, HIGH)
+    loss = policy_loss(logp, zero, advantage * one, one)
     loss.backward()
     assert logp.grad is not None
     return loss.item(), logp.grad.item()
@@ -61,16 +66,16 @@ def test_the_policy_loss_agrees_with_the_formula(tokens):
     for new, behaviour, a, w in tokens:
         ratio = math.exp(new - behaviour)
         expected -= w * min(ratio * a, min(max(ratio, 1 - LOW), 1 + HIGH) * a)
-    assert policy_loss(logp, old, advantage, weight, LOW, HIGH).item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    assert policy_loss(logp, old, advantage, weight).item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
 @given(TOKENS)
 def test_a_token_counts_as_clipped_exactly_where_autograd_finds_no_gradient(tokens):
     logp, old, advantage, _ = columns(tokens)
     logp.requires_grad_()
-    policy_loss(logp, old, advantage, torch.ones_like(logp), LOW, HIGH).backward()
+    policy_loss(logp, old, advantage, torch.ones_like(logp)).backward()
     assert logp.grad is not None
-    clipped = clipped_fraction(logp.detach(), old, advantage, LOW, HIGH).bool()
+    clipped = Clip(low=LOW, high=HIGH).clipped(Now(logp.detach(), old, advantage, old)).bool()
     dead = (logp.grad == 0) & (advantage != 0)
     assert torch.equal(clipped, dead)
 
@@ -80,15 +85,15 @@ def test_credit_moves_the_gradient_but_not_the_scale_of_the_loss(alpha, beta, nu
     """With ρ·Â the same for all tokens, the loss over Σw is −ρ·Â whatever the weights."""
     weight = torch.cat([torch.full((num_thought,), alpha), torch.full((num_action,), 1 + beta)]).double()
     ones = torch.ones_like(weight)
-    loss = policy_loss(-0.5 * ones, -0.6 * ones, advantage * ones, weight, LOW, HIGH) / weight.sum()
+    loss = policy_loss(-0.5 * ones, -0.6 * ones, advantage * ones, weight) / weight.sum()
     assert loss.item() == pytest.approx(-math.exp(0.1) * advantage, abs=1e-9)
 
 
 def test_no_ratio_overflows():
     zero, one = torch.zeros(1), torch.ones(1)
-    worst = policy_loss(zero, torch.full((1,), -1e4), -one, one, LOW, HIGH)
+    worst = policy_loss(zero, torch.full((1,), -1e4), -one, one)
     assert worst.item() == pytest.approx(math.exp(20), rel=1e-5)
-    assert policy_loss(torch.full((1,), -1e4), zero, one, one, LOW, HIGH).item() == pytest.approx(0, abs=1e-8)
+    assert policy_loss(torch.full((1,), -1e4), zero, one, one).item() == pytest.approx(0, abs=1e-8)
     assert torch.isfinite(kl_loss(torch.full((1,), -1e4), zero))
     assert imitation_loss(zero - 0.5, torch.full((1,), -1e4), one, one, 2.0).item() == pytest.approx(1.0)
 

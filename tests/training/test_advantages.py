@@ -8,7 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentkit.errors import ConfigError
-from agentkit.training.advantage import group_indices, grpo_advantages, shaped_return
+from agentkit.training.advantages import GRPO, Outcomes, group_indices
+
+
+def grpo_advantages(returns):
+    """Those of one group, an episode of one turn for each return."""
+    num = len(returns)
+    outcomes = Outcomes(
+        group_E=np.zeros(num, np.int64),
+        return_E=np.array(returns, np.float64),
+        success_E=np.ones(num, np.bool_),
+        starts=np.arange(num + 1),
+        reward_U=np.array(returns, np.float64),
+        state_U=np.full(num, -1),
+        tokens_U=np.ones(num, np.int64),
+    )
+    return GRPO().turns(outcomes)
+
 
 RETURNS = st.lists(st.floats(-100, 100), min_size=1, max_size=20)
 
@@ -31,7 +47,7 @@ def test_a_single_attempt_has_no_advantage():
 
 def test_an_empty_group_is_refused():
     with pytest.raises(ConfigError, match="an empty group has no advantages"):
-        grpo_advantages([])
+        Outcomes.of([])
 
 
 @given(st.floats(-10, 10), st.integers(1, 40))
@@ -67,5 +83,6 @@ def test_groups_keep_the_order_of_first_appearance(parts):
 
 def test_each_invalid_turn_costs_the_format_penalty(parts):
     turns = [parts.make_turn([1], [2], valid=valid, reward=0.5) for valid in (True, False, False)]
-    assert shaped_return(parts.make_episode(turns), 0.1) == pytest.approx(1.3)
-    assert shaped_return(parts.make_episode(), 0.1) == 0.0
+    outcomes = Outcomes.of([parts.make_episode(turns), parts.make_episode()], 0.1)
+    assert outcomes.return_E == pytest.approx([1.3, 0.0])
+    assert outcomes.reward_U == pytest.approx([0.5, 0.4, 0.4])

@@ -1,0 +1,63 @@
+"""Token credit: how much of the gradient each sampled token gets. Weights multiply the loss, not the advantage.
+
+A class each, chosen by its `name`; the weights of several multiply.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from agentkit.training.credit.actfocus import ActFocus
+from agentkit.training.settings import Settings
+from agentkit.training.stream import Stream
+
+
+class Uniform(Settings):
+    """Every sampled token counts the same: the plain token mean."""
+
+    name: Literal["uniform"] = "uniform"
+    needs_reference: ClassVar[bool] = False
+    needs_policy: ClassVar[bool] = False
+
+    def weights(self, stream: Stream) -> torch.Tensor:
+        """[N] ones."""
+        return torch.ones(len(stream.role_N))
+
+
+Factor = Annotated[Uniform | ActFocus, Field(discriminator="name")]
+"""A credit scheme: `weights(stream) -> [N]`, non-negative. It says what has to be asked before: the frozen reference
+(`needs_reference`), the policy before it learns (`needs_policy`)."""
+
+
+class Product(Settings):
+    """Several schemes at once: their weights multiply."""
+
+    name: Literal["product"] = "product"
+    factors: tuple[Factor, ...] = Field(min_length=1)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether one of them needs a pass of the reference model."""
+        return any(factor.needs_reference for factor in self.factors)
+
+    @property
+    def needs_policy(self) -> bool:
+        """Whether one of them needs a pass of the policy before it learns."""
+        return any(factor.needs_policy for factor in self.factors)
+
+    def weights(self, stream: Stream) -> torch.Tensor:
+        """[N] product of their weights."""
+        weight_N = torch.ones(len(stream.role_N))
+        for factor in self.factors:
+            weight_N = weight_N * factor.weights(stream)
+        return weight_N
+
+
+Credit = Annotated[Uniform | ActFocus | Product, Field(discriminator="name")]
+"""A scheme, or several."""
+
+
+__all__ = ["ActFocus", "Credit", "Factor", "Product", "Uniform"]
