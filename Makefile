@@ -8,12 +8,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEBIAN := chromium xvfb openbox dbus at-spi2-core bubblewrap util-linux mousepad galculator pcmanfm lxterminal \
   gnumeric libatk-adaptor fonts-dejavu-core
 
-.PHONY: help debian quickstart test lint check format bench clean
+.PHONY: help debian quickstart test lint check format bench bench-memory clean
 help:
 	@echo "make quickstart  set up and run the whole loop on a tiny model (runs/quickstart)"
 	@echo "make test        set up and run the tests"
 	@echo "make check       ruff, mypy, import-linter, tests with doctests"
 	@echo "make bench       the benchmarks"
+	@echo "make bench-memory  what the memory is worth and withstands, within an hour; goes on where it was cut short"
 	@echo "make debian      browser and desktop applications for the web and GUI environments (as root)"
 
 debian:
@@ -52,6 +53,9 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+bench-memory: $(VENV)/.dev
+	$(BIN)/agentkit memory bench --out runs/bench-memory
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

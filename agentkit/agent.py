@@ -10,7 +10,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from pydantic import BaseModel, ConfigDict, Field
 
-from agentkit.attempt import Attempt, Recalled
+from agentkit.attempt import Attempt, Recalled, answer_message
 from agentkit.memory.records import Message, Part, Picture, Role
 
 FORMAT_RULE = (
@@ -59,6 +59,37 @@ def system_message(text: str) -> Message:
     return Message(speaker="system", parts=(Part(role=Role.SYSTEM, text=text),))
 
 
+def seen(text: str) -> Message:
+    """A user message that shows what the environment said."""
+    return Message(speaker="user", parts=(Part(role=Role.OBSERVATION, text=text),))
+
+
+def past_messages(attempt: Attempt) -> list[Message]:
+    """The conversation of the turns that a branch has taken over; empty for an attempt that starts anew."""
+    return [message for turn in attempt.turns for message in (seen(turn.observation), answer_message(turn))]
+
+
+def recent(messages: list[Message], turns: int | None) -> list[Message]:
+    """The messages of the last so many turns, two a turn; all for None."""
+    return messages if turns is None else messages[len(messages) - 2 * min(turns, len(messages) // 2) :]
+
+
+async def compose(config: AgentConfig, attempt: Attempt, conversation: list[Message], memory: str) -> list[Message]:
+    """The prompt: system message, then the conversation, memories in front of it and the picture at its end."""
+    first, *later = conversation
+    if config.images:
+        picture = Picture(role=Role.OBSERVATION, png=await attempt.look())
+        shown = Message(speaker="user", parts=(*conversation[-1].parts, picture))
+        first, *later = [*conversation[:-1], shown]
+    if memory:
+        first = Message(speaker="user", parts=(Part(role=Role.MEMORY, text=memory), *first.parts))
+    system = config.system
+    if system is None:
+        system = f"{attempt.instructions}\n{FORMAT_RULE}".strip()
+    head = [system_message(system)] if system else []
+    return [*head, first, *later]
+
+
 def build_agent(config: AgentConfig | None = None) -> Any:
     """The compiled graph. Play it with `agentkit.collect(..., agent=graph)`; its context is an `Attempt`."""
     config = config or AgentConfig()
@@ -66,26 +97,13 @@ def build_agent(config: AgentConfig | None = None) -> Any:
     async def recall(state: State, runtime: Runtime[Attempt]) -> dict[str, Any]:
         attempt = runtime.context
         await attempt.start()
-        return {"memory": render_memories(attempt.remember()), "messages": []}
+        return {"memory": render_memories(attempt.remember()), "messages": past_messages(attempt)}
 
     async def decide(state: State, runtime: Runtime[Attempt]) -> dict[str, Any]:
         attempt = runtime.context
-        past = state["messages"]
-        if config.history is not None:
-            past = past[len(past) - 2 * min(config.history, len(past) // 2) :]
-        question = Message(speaker="user", parts=(Part(role=Role.OBSERVATION, text=attempt.observation),))
-        shown = question
-        if config.images:
-            picture = Picture(role=Role.OBSERVATION, png=await attempt.look())
-            shown = Message(speaker="user", parts=(*question.parts, picture))
-        first, *later = [*past, shown]
-        if state["memory"]:
-            first = Message(speaker="user", parts=(Part(role=Role.MEMORY, text=state["memory"]), *first.parts))
-        system = config.system
-        if system is None:
-            system = f"{attempt.instructions}\n{FORMAT_RULE}".strip()
-        head = [system_message(system)] if system else []
-        answer = await attempt.ask([*head, first, *later], node="decide")
+        past = recent(state["messages"], config.history)
+        question = seen(attempt.observation)
+        answer = await attempt.ask(await compose(config, attempt, [*past, question], state["memory"]), node="decide")
         return {"messages": [*past, question, answer]}
 
     async def act(state: State, runtime: Runtime[Attempt]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from agentkit.errors import ConfigError, PolicyFault
+from agentkit.errors import ConfigError, EnvironmentFault, PolicyFault
 from agentkit.memory.exposure import episode_key
 from agentkit.memory.records import Episode, Message, Part, Role, Turn
 from agentkit.policies.policy import Policy, Request, Sampling
@@ -76,6 +76,17 @@ class Recall(Protocol):
     def begin(self, task: Task, key: str, policy_version: int) -> Recollection: ...
 
 
+@dataclass(frozen=True)
+class Branch:
+    """Another attempt at the same task that an attempt leaves; its turns before `turn` are played again unchanged."""
+
+    parent: Episode
+    turn: int = 0
+    """Turn of the parent at which it is left; 0 starts anew, with noise of its own."""
+    noise: int | None = None
+    """Number of the attempt whose noise the parent was played with; None for the parent's own."""
+
+
 @dataclass
 class Attempt:
     """One try at one task, with the record of it.
@@ -88,6 +99,10 @@ class Attempt:
         sampling: How to sample.
         limits: When to stop.
         recall: Memory to read, or None.
+        branch: The attempt that this one leaves, or None. The turns before it are the parent's, as recorded.
+
+    Raises:
+        ConfigError: The branch is of another task, or at a turn that its parent does not have.
     """
 
     task: Task
@@ -97,6 +112,7 @@ class Attempt:
     sampling: Sampling = field(default_factory=Sampling)
     limits: Limits = field(default_factory=Limits)
     recall: Recall | None = None
+    branch: Branch | None = None
     observation: str = field(default="", init=False)
     done: bool = field(default=False, init=False)
     memories: tuple[Recalled, ...] = field(default=(), init=False)
@@ -104,6 +120,7 @@ class Attempt:
 
     def __post_init__(self) -> None:
         self._task_key = self.task.key
+        self.noise = _noise(self.branch, self.task, self.number)
         limits = self.limits
         self._world = LiveWorld(self.task, limits.env_step_s, isolate=limits.isolate, memory_mb=limits.env_memory_mb)
         self._turns: list[Turn] = []
@@ -128,9 +145,25 @@ class Attempt:
         """The environment's rules in words."""
         return self._world.instructions
 
+    @property
+    def state_key(self) -> str:
+        """Equal for equal states of the environment as it is now; empty if it names none."""
+        return self._world.state_key
+
     async def start(self) -> str:
-        """Reset the environment; returns the first observation."""
-        self.observation = await self._world.reset(self.number)
+        """Reset the environment and play what comes before the branch; returns what is shown then.
+
+        Raises:
+            EnvironmentFault: The parent's actions did not lead where they led before, so that it cannot be left there.
+        """
+        self.observation = await self._world.reset(self.noise)
+        if self.branch is not None and self.branch.turn:
+            for number, turn in enumerate(self.branch.parent.turns[: self.branch.turn]):
+                self._check_place(self.branch.parent, number)
+                self._turns.append(turn)
+                if turn.action is not None or not turn.valid:  # any other was asked for only
+                    self.observation, *_ = await self._world.step(turn.action or "")
+            self._check_place(self.branch.parent, self.branch.turn)
         return self.observation
 
     async def look(self) -> bytes:
@@ -156,6 +189,7 @@ class Attempt:
         """
         if len(self._turns) >= self.limits.max_turns:
             raise OutOfTurns
+        self._leave()
         request = Request(
             messages=tuple(messages),
             sampling=self.sampling,
@@ -194,10 +228,7 @@ class Attempt:
             )
         )
         self._open = True
-        part = Part(role=Role.OTHER, text=completion.text)
-        if not completion.response_ids:
-            return Message(speaker="assistant", parts=(part,))
-        return Message(speaker="assistant", parts=(part,), ids=completion.response_ids, roles=roles)
+        return answer_message(self._turns[-1])
 
     async def act(self, action: str | None) -> str:
         """Give an action to the environment; returns what it shows. Completes the last turn.
@@ -243,6 +274,7 @@ class Attempt:
 
     def episode(self, error: str | None = None) -> Episode:
         """The record of the attempt; its id is a hash of its content, so the same play has the same id."""
+        self._leave()
         pictures = any(message.pictures for turn in self._turns for message in turn.messages)
         record = Episode(
             id="",
@@ -253,6 +285,8 @@ class Attempt:
             policy=self.policy.name,
             policy_version=self._version,
             memory_snapshot=self._snapshot,
+            parent_id=self.branch.parent.id if self.branch is not None else None,
+            parent_turn=self.branch.turn if self.branch is not None else None,
             turns=tuple(self._turns),
             success=self._success and error is None,
             error=error,
@@ -261,5 +295,40 @@ class Attempt:
         )
         return record.model_copy(update={"id": record.fingerprint()})
 
+    def _check_place(self, parent: Episode, number: int) -> None:
+        turn = parent.turns[number]
+        if (self.observation, self._world.state_key) != (turn.observation, turn.state_key):
+            raise EnvironmentFault(
+                f"{self.task.env_id}: the actions of episode {parent.id} led elsewhere before turn {number} than they "
+                "did then, so it cannot be left at a turn; retry from the start (turn 0)"
+            )
+
+    def _leave(self) -> None:
+        """An answer that was not acted on gave the environment no action, whatever it says."""
+        if self._open:
+            self._open = False
+            self._turns[-1] = self._turns[-1].model_copy(update={"action": None})
+
     def _shows_memory(self, messages: Sequence[Message]) -> bool:
         return bool(self.memories) and any(part.role is Role.MEMORY for message in messages for part in message.parts)
+
+
+def answer_message(turn: Turn) -> Message:
+    """A turn's response as the message to go on with."""
+    part = Part(role=Role.OTHER, text=turn.response)
+    if not turn.response_ids:
+        return Message(speaker="assistant", parts=(part,))
+    return Message(speaker="assistant", parts=(part,), ids=turn.response_ids, roles=turn.response_roles)
+
+
+def _noise(branch: Branch | None, task: Task, number: int) -> int:
+    """The attempt number that the environment is reset with: up to its turn, a branch has its parent's noise."""
+    if branch is None:
+        return number
+    if branch.parent.task.key != task.key:
+        raise ConfigError(f"an attempt at {task.key} cannot leave one at {branch.parent.task.key}")
+    if not 0 <= branch.turn <= max(0, len(branch.parent.turns) - 1):
+        raise ConfigError(f"a branch at turn {branch.turn} of an episode of {len(branch.parent.turns)} turns")
+    if branch.turn == 0:
+        return number
+    return branch.parent.attempt if branch.noise is None else branch.noise

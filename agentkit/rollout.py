@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from agentkit.attempt import Attempt, Limits, OutOfTurns, Recall
+from agentkit.attempt import Attempt, Branch, Limits, OutOfTurns, Recall
 from agentkit.envs.workers import class_metadata
 from agentkit.errors import AgentkitError, ConfigError, EnvironmentFault, PolicyFault
 from agentkit.memory.log import EpisodeLog
@@ -18,6 +19,21 @@ from agentkit.task import Task
 
 MAX_CONSECUTIVE_FAULTS = 32
 """So many failed episodes in a row end a collection: the environment or the policy is broken, not unlucky."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """One attempt to be played, with what sets it apart from the others of its collection."""
+
+    task: Task
+    number: int = 0
+    """The attempt's number within its group."""
+    recall: Recall | None = None
+    """Memory to read in place of the collection's; None reads that."""
+    branch: Branch | None = None
+    """The attempt that this one leaves, or None."""
+    policy: Policy | None = None
+    """Who acts in place of the collection's policy; None is that one."""
 
 
 async def play(agent: Any, attempt: Attempt) -> Episode:
@@ -82,35 +98,77 @@ async def collect_async(
         EnvironmentFault, PolicyFault: `MAX_CONSECUTIVE_FAULTS` attempts in a row failed; what was played
             is in the log.
     """
-    if group_size < 1 or concurrency < 1:
-        raise ConfigError(f"group_size {group_size} and concurrency {concurrency} must be at least 1")
+    if group_size < 1:
+        raise ConfigError(f"group_size {group_size} must be at least 1")
+    orders = [Order(task, number) for task in tasks for number in range(group_size)]
+    return await play_all_async(
+        policy,
+        orders,
+        agent=agent,
+        sampling=sampling,
+        limits=limits,
+        recall=recall,
+        log=log,
+        seed=seed,
+        concurrency=concurrency,
+        on_episode=on_episode,
+    )
+
+
+async def play_all_async(
+    policy: Policy,
+    orders: Sequence[Order],
+    *,
+    agent: Any = None,
+    sampling: Sampling | None = None,
+    limits: Limits | None = None,
+    recall: Recall | None = None,
+    log: EpisodeLog | None = None,
+    seed: int = 0,
+    concurrency: int = 128,
+    on_episode: Callable[[Episode], None] | None = None,
+) -> list[Episode]:
+    """Play attempts that are ordered one by one; returns the episodes in the same order.
+
+    Args:
+        policy: Who acts.
+        orders: What to play.
+        agent, sampling, limits, recall, log, seed, concurrency, on_episode: As for `collect_async`.
+
+    Raises:
+        EnvironmentFault, PolicyFault: As for `collect_async`.
+    """
+    if concurrency < 1:
+        raise ConfigError(f"concurrency {concurrency} must be at least 1")
     if agent is None:
         from agentkit.agent import build_agent
 
         agent = build_agent()
     sampling, limits = sampling or Sampling(), limits or Limits()
-    gates = {task.env_id: asyncio.Semaphore(most_at_once(task.env_id, concurrency)) for task in tasks}
-    orders = iter([(place, task, number) for place, task in enumerate(tasks) for number in range(group_size)])
-    episodes: dict[tuple[int, int], Episode] = {}
+    env_ids = dict.fromkeys(order.task.env_id for order in orders)
+    gates = {env_id: asyncio.Semaphore(most_at_once(env_id, concurrency)) for env_id in env_ids}
+    queue = iter(enumerate(orders))
+    episodes: dict[int, Episode] = {}
     faults = 0
 
     async def work() -> None:
         nonlocal faults
-        for place, task, number in orders:
+        for place, order in queue:
             attempt = Attempt(
-                task=task,
-                policy=policy,
-                number=number,
+                task=order.task,
+                policy=order.policy or policy,
+                number=order.number,
                 seed=seed,
                 sampling=sampling,
                 limits=limits,
-                recall=recall,
+                recall=order.recall or recall,
+                branch=order.branch,
             )
-            async with gates[task.env_id]:
+            async with gates[order.task.env_id]:
                 episode = await play(agent, attempt)
             if log is not None:
                 log.append(episode)
-            episodes[place, number] = episode
+            episodes[place] = episode
             if on_episode is not None:
                 on_episode(episode)
             faults = faults + 1 if episode.error else 0
@@ -120,13 +178,13 @@ async def collect_async(
 
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(concurrency, len(tasks) * group_size)):
+            for _ in range(min(concurrency, len(orders))):
                 group.create_task(work())
     except BaseExceptionGroup as errors:  # one clear error; the others are of the same minute and mostly the same
         ours = [error for error in errors.exceptions if isinstance(error, AgentkitError)]
         error = (ours or errors.exceptions)[0]
         raise error from error.__cause__
-    return [episodes[key] for key in sorted(episodes)]
+    return [episodes[place] for place in range(len(orders))]
 
 
 def most_at_once(env_id: str, concurrency: int) -> int:
@@ -137,6 +195,11 @@ def most_at_once(env_id: str, concurrency: int) -> int:
 def collect(policy: Policy, tasks: Sequence[Task], **options: Any) -> list[Episode]:
     """`collect_async` for scripts: runs its own event loop. Takes the same arguments."""
     return run_sync(lambda: collect_async(policy, tasks, **options))
+
+
+def play_all(policy: Policy, orders: Sequence[Order], **options: Any) -> list[Episode]:
+    """`play_all_async` for scripts: runs its own event loop. Takes the same arguments."""
+    return run_sync(lambda: play_all_async(policy, orders, **options))
 
 
 def run_sync(make: Callable[[], Awaitable[Any]]) -> Any:

@@ -46,6 +46,8 @@ class ArmResult(Record):
     """Share of the tasks, seeds and rounds that `none` solved and this arm did not."""
     turns: float
     """Mean turns of an episode."""
+    p: float
+    """Of an uplift this far from 0 if the memory did nothing, from flipping the signs of the tasks' differences."""
 
 
 def measure_uplift(
@@ -136,10 +138,23 @@ def _result(arm: Arm, played: Sequence[Sequence[Episode]], plain: np.ndarray) ->
     by_task = successes.reshape(len(played), -1, num_tasks).mean(axis=1).ravel()  # rounds of a task are not independent
     plain_by_task = plain.reshape(len(played), -1, num_tasks).mean(axis=1).ravel()
     turns = [len(episode.turns) for episodes in played for episode in episodes]
+    by_task_only = (by_task - plain_by_task).reshape(len(played), num_tasks).mean(axis=0)
     return ArmResult(
         arm=arm,
         success=bootstrap(by_task, np.random.default_rng(0)),
         uplift=bootstrap(by_task - plain_by_task, np.random.default_rng(0)),
         harmed=float(np.mean((plain == 1) & (successes == 0))),
         turns=float(np.mean(turns)),
+        p=sign_flip_p(by_task_only, np.random.default_rng(0)),
     )
+
+
+def sign_flip_p(differences_T: np.ndarray, rng: np.random.Generator, draws: int = 10_000) -> float:
+    """Two-sided p of a mean this far from 0 if the sign of every difference were chance; never below 1 / (draws + 1).
+
+    >>> round(sign_flip_p(np.ones(3), np.random.default_rng(0)), 1)  # 2 of 8 patterns of signs
+    0.2
+    """
+    flipped = rng.choice([-1.0, 1.0], (draws, len(differences_T))) @ differences_T
+    extreme = np.abs(flipped) >= abs(differences_T.sum()) - 1e-9
+    return float((extreme.sum() + 1) / (draws + 1))

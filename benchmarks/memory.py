@@ -1,24 +1,20 @@
-"""Rates of the episode log and of episodic memory, in CPU seconds, which a busy machine distorts least.
+"""Rates of the episode log in CPU seconds, beside plain inserts; the memory store's are `agentkit memory bench`.
 
-Run: python benchmarks/memory.py [--minilm]
+Run: python benchmarks/memory.py
 """
 
 from __future__ import annotations
 
-import argparse
 import random
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import quantiles
 
-from agentkit.memory.embedders import Embedder, HashEmbedder, MiniLMEmbedder
 from agentkit.memory.log import EpisodeLog
 from agentkit.memory.records import Episode, Message, Part, Role, Turn
-from agentkit.memory.store import MemoryStore
 from agentkit.task import Task
 
 WORDS = [
@@ -106,46 +102,9 @@ def measure_log(folder: Path) -> None:
         print(f"  append: {ours / plain_s:.2f} x the plain insert's CPU, {sizes[0] / sizes[1]:.2f} of its space")
 
 
-def measure_memory(folder: Path, make_embedder: Callable[[], Embedder], number: int) -> None:
-    rng = random.Random(1)
-    embedder = make_embedder()
-    embedder.embed(["load the model"])
-    name = type(embedder).__name__
-    episodes = [make_episode(f"m{n}", rng, grows=False) for n in range(number)]
-    with EpisodeLog.open(folder / f"{name}.sqlite") as log:
-        log.append_many(episodes)
-        with MemoryStore.open(folder / name, embedder=embedder) as memory:
-            with timed(f"sync of {number}, {name}, Chroma", number):
-                memory.sync(log)
-            later = [make_episode(f"a{n}", rng, grows=False) for n in range(200)]
-            with timed(f"add, one by one, {name}, Chroma", len(later)):
-                for episode in later:
-                    memory.add(episode)
-            queries = [" ".join(rng.choices(WORDS, k=40)) for _ in range(200)]
-            for limit, way in ((10**9, "compared one by one"), (10, "through Chroma")):
-                memory._planner._exact_limit = limit
-                memory.recall(queries[0])
-                times = []
-                with timed(f"recall among {len(memory)}, {name}, {way}", len(queries)):
-                    for query in queries:
-                        start = time.perf_counter()
-                        memory.recall(query)
-                        times.append(time.perf_counter() - start)
-                cuts = quantiles(times, n=20)
-                print(f"  p50 {cuts[9] * 1e3:.2f} ms, p95 {cuts[18] * 1e3:.2f} ms")
-            with timed("verify", 1):
-                assert memory.verify() == []
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minilm", action="store_true", help="also with the real embedding model")
-    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         measure_log(Path(folder))
-        measure_memory(Path(folder), HashEmbedder, 1000)
-        if arguments.minilm:
-            measure_memory(Path(folder), MiniLMEmbedder, 1000)
 
 
 if __name__ == "__main__":

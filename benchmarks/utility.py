@@ -1,7 +1,7 @@
-"""Causal utility against a world whose effects are known: bias, coverage, regret, time to a flag, and CPU seconds.
+"""Causal utility against a world whose effects are known: bias, coverage, regret, time to a flag, pairs, CPU seconds.
 
-Run: python benchmarks/utility.py [bias regret flags speed] [--runs N]. About three CPU minutes. In this world what is
-relevant is relevant to easy tasks or to hard ones, so counting the successes of a memory measures its tasks.
+Run: python benchmarks/utility.py [bias regret flags pairs speed] [--runs N]. About five CPU minutes. In this world what
+is relevant is relevant to easy tasks or to hard ones, so counting the successes of a memory measures its tasks.
 """
 
 from __future__ import annotations
@@ -10,14 +10,17 @@ import argparse
 import math
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from agentkit.memory.exposure import Exploration, Exposure, Outcome
-from agentkit.memory.utility import BASELINE_COUNT, UNKNOWN, estimate_utility
+from agentkit.memory.harm import HARMFUL
+from agentkit.memory.pairs import Pair, estimate_pairs
+from agentkit.memory.trials import BASELINE_COUNT, Trials
+from agentkit.memory.utility import UNKNOWN, Utility, estimate_trials, estimate_utility
 
 Ranked = list[tuple[str, float]]
 
@@ -86,12 +89,19 @@ class Log:
 
 
 def run_episode(
-    world: World, log: Log, exploration: Exploration, places: int, chances: Mapping[str, float] | None = None
+    world: World,
+    log: Log,
+    exploration: Exploration,
+    places: int,
+    chances: Mapping[str, float] | None = None,
+    num_coins: Mapping[str, int] | None = None,
 ) -> Exposure:
     """Draw, play and record one episode."""
     task = world.task()
     name = str(len(log.exposures))
-    exposure = exploration.draw(name, world.ranked[task], places, chances=chances, task_key=str(task))
+    exposure = exploration.draw(
+        name, world.ranked[task], places, chances=chances, num_coins=num_coins, task_key=str(task)
+    )
     log.exposures.append(exposure)
     log.outcomes[name] = Outcome(value=world.play(task, exposure.shown_ids))
     return exposure
@@ -247,48 +257,104 @@ def report_regret(name: str, regrets: list[list[float]]) -> None:
     print(f"| {name} | {total.mean():.0f} +- {2 * total.std(ddof=1) / math.sqrt(len(total)):.0f} | {quarter:.3f} |")
 
 
+RULES_OF_HARM: dict[str, Callable[[Utility], bool]] = {
+    "interval below 0": lambda utility: utility.high < 0,
+    "evidence 5": lambda utility: utility.harm >= 5,
+    "evidence 20": lambda utility: utility.harm >= HARMFUL,
+}
+
+
 def measure_flags(runs: int, episodes: int = 600) -> None:
-    """How often a memory that takes 0.3 is a candidate, and is shown, until its interval lies below zero."""
-    print(f"\nuntil a memory of effect -0.3 is flagged (high < 0, looked at every 5 episodes), {runs} runs")
-    print("| draw | candidate: median | <= 30 | shown: median | <= 30 | never | harmless ones ever flagged |")
-    print("|---|---|---|---|---|---|---|")
-    for name, exploration, thompson in (
-        ("fixed, dropout 0.1", Exploration(holdout=0.0), False),
-        ("fixed, dropout 0.5", Exploration(holdout=0.0, dropout=0.5), False),
-        ("Thompson, dropout 0.1", Exploration(holdout=0.0), True),
-        ("Thompson, dropout 0.1, holdout 0.1", Exploration(), True),
+    """How often a memory that takes 0.3 is a candidate, and is shown, until it is found to harm."""
+    print(f"\nuntil a memory of effect -0.3 is flagged (looked at every 5 of {episodes} episodes), {runs} runs")
+    print("| draw | rule | candidate: median | <= 30 | shown: median | <= 30 | never | harmless ones ever flagged |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name, exploration, way in (
+        ("fixed, dropout 0.1", Exploration(holdout=0.0), "fixed"),
+        ("the same, fair coins while young", Exploration(holdout=0.0), "young"),
+        ("fixed, dropout 0.5", Exploration(holdout=0.0, dropout=0.5), "fixed"),
+        ("Thompson, dropout 0.1", Exploration(holdout=0.0), "Thompson"),
     ):
-        counts: list[tuple[float, float]] = []
-        harmless = flagged = 0
+        counts: dict[str, list[tuple[float, float]]] = {rule: [] for rule in RULES_OF_HARM}
+        flagged = dict.fromkeys(RULES_OF_HARM, 0)
+        harmless = 0
         for run in range(runs):
             world = World(run, num_tasks=10, num_memories=8, effect=0.3, share=0.15)
-            log = Log()
+            log, trials = Log(), Trials()
             seen: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-            found_at: dict[str, tuple[float, float]] = {}
-            chances: dict[str, float] | None = {} if thompson else None
+            found_at: dict[tuple[str, str], tuple[float, float]] = {}
+            chances: dict[str, float] | None = {} if way == "Thompson" else None
+            num_coins: dict[str, int] | None = {} if way == "young" else None
             for number in range(1, episodes + 1):
-                exposure = run_episode(world, log, exploration, 4, chances)
+                exposure = run_episode(world, log, exploration, 4, chances, num_coins)
+                trials.add(exposure)
+                trials.settle(exposure.episode_key, log.outcomes[exposure.episode_key].value)
                 for candidate in exposure.candidates:
                     seen[candidate.memory_id][0] += not exposure.held_out
                     seen[candidate.memory_id][1] += candidate.shown
                 if number % 5:
                     continue
-                found = estimate_utility(log.exposures, log.outcomes)
-                if thompson:
+                found = estimate_trials(trials)
+                if way == "Thompson":
                     chances = {memory_id: utility.chance for memory_id, utility in found.items()}
+                if way == "young":
+                    num_coins = {memory_id: one.num_shown + one.num_hidden for memory_id, one in found.items()}
                 for memory_id, utility in found.items():
-                    if utility.high < 0 and memory_id not in found_at:
-                        found_at[memory_id] = (seen[memory_id][0], seen[memory_id][1])
+                    for rule, is_harmful in RULES_OF_HARM.items():
+                        if is_harmful(utility):
+                            found_at.setdefault((rule, memory_id), (seen[memory_id][0], seen[memory_id][1]))
             for memory_id in seen:
-                if world.effects[memory_id] < 0:
-                    counts.append(found_at.get(memory_id, (math.inf, math.inf)))
-                elif world.effects[memory_id] == 0:
-                    harmless += 1
-                    flagged += memory_id in found_at
-        table = np.array(counts)
-        cells = [f"{np.median(table[:, side]):.0f} | {(table[:, side] <= 30).mean():.0%}" for side in (0, 1)]
-        never = np.isinf(table[:, 0]).mean()
-        print(f"| {name} ({len(table)}) | {' | '.join(cells)} | {never:.0%} | {flagged / harmless:.1%} of {harmless} |")
+                for rule in RULES_OF_HARM:
+                    if world.effects[memory_id] < 0:
+                        counts[rule].append(found_at.get((rule, memory_id), (math.inf, math.inf)))
+                    elif world.effects[memory_id] == 0:
+                        flagged[rule] += (rule, memory_id) in found_at
+                harmless += world.effects[memory_id] == 0
+        for rule, listed in counts.items():
+            table = np.array(listed)
+            cells = [f"{np.median(table[:, side]):.0f} | {(table[:, side] <= 30).mean():.0%}" for side in (0, 1)]
+            never = np.isinf(table[:, 0]).mean()
+            false = f"{flagged[rule] / harmless:.1%} of {harmless}"
+            print(f"| {name} ({len(table)}) | {rule} | {' | '.join(cells)} | {never:.0%} | {false} |", flush=True)
+
+
+def measure_pairs(runs: int, num: int = 200) -> None:
+    """Pairs with and without a memory that takes 0.3 or nothing, by how much of their luck both attempts share."""
+    print(f"\npaired rollouts, looked at after each of {num} pairs, {runs} runs")
+    print("| shared luck | pairs until proved: median | <= 30 | never | harmless ever | factor | bias | coverage |")
+    print("|---|---|---|---|---|---|---|---|")
+    for shared in (0.0, 0.5, 0.8, 1.0):
+        until, false, factors, errors, covered = [], [], [], [], []
+        for run in range(runs):
+            world = World(run, num_tasks=10, num_memories=8, effect=0.3, share=0.15)
+            for memory_id, effect in world.effects.items():
+                tasks = [task for task in range(10) if memory_id in dict(world.ranked[task])]
+                if effect > 0 or not tasks:
+                    continue
+                pairs: list[Pair] = []
+                proved = math.inf
+                for number in range(1, num + 1):
+                    task = int(world.rng.choice(tasks))
+                    others = [other for other, _ in world.ranked[task] if other != memory_id]
+                    luck, again = world.rng.random(2)
+                    again = luck if world.rng.random() < shared else again
+                    with_it = float(luck < world.success(task, [*others, memory_id]))
+                    pairs.append(Pair(memory_id, with_it, float(again < world.success(task, others))))
+                    if math.isinf(proved) and estimate_pairs(pairs)[memory_id].harm >= HARMFUL:
+                        proved = number
+                found = estimate_pairs(pairs)[memory_id]
+                factors.append(found.factor)
+                errors.append(found.uplift - effect)
+                covered.append(found.low <= effect <= found.high)
+                if effect < 0:
+                    until.append(proved)
+                else:
+                    false.append(proved < math.inf)
+        times = np.array(until)
+        cells = f"{np.median(times):.0f} | {(times <= 30).mean():.0%} | {np.isinf(times).mean():.0%}"
+        alarms = f"{np.mean(false):.1%} of {len(false)}"
+        tail = f"{np.median(factors):.1f} x | {np.mean(errors):+.4f} | {np.mean(covered):.3f}"
+        print(f"| {shared:.0%} ({len(times)}) | {cells} | {alarms} | {tail} |", flush=True)
 
 
 def plain_uplift(exposures: Sequence[Exposure], outcomes: Mapping[str, Outcome]) -> dict[str, float]:
@@ -342,10 +408,10 @@ def measure_speed(number: int = 100_000) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", help="of bias, regret, flags and speed; default: all")
+    parser.add_argument("parts", nargs="*", help="of bias, regret, flags, pairs and speed; default: all")
     parser.add_argument("--runs", type=int, default=100)
     arguments = parser.parse_args()
-    every = ("bias", "regret", "flags", "speed")
+    every = ("bias", "regret", "flags", "pairs", "speed")
     parts = arguments.parts or every
     if unknown := set(parts) - set(every):
         parser.error(f"no part {sorted(unknown)[0]!r}; choose from {', '.join(every)}")
@@ -355,6 +421,8 @@ def main() -> None:
         measure_regret(max(arguments.runs // 5, 2))
     if "flags" in parts:
         measure_flags(arguments.runs)
+    if "pairs" in parts:
+        measure_pairs(arguments.runs)
     if "speed" in parts:
         measure_speed()
 

@@ -9,6 +9,8 @@ from agentkit.lazy import lazy_names
 
 if TYPE_CHECKING:
     from agentkit.memory.abstention import Abstention as Abstention
+    from agentkit.memory.arms import Situation as Situation
+    from agentkit.memory.belief import believe as believe
     from agentkit.memory.detectors import detect as detect
     from agentkit.memory.distil import distil as distil
     from agentkit.memory.distiller import Distiller as Distiller
@@ -26,7 +28,15 @@ if TYPE_CHECKING:
     from agentkit.memory.kinds import Memory as Memory
     from agentkit.memory.kinds import Source as Source
     from agentkit.memory.kinds import Trust as Trust
+    from agentkit.memory.ledger import Ledger as Ledger
+    from agentkit.memory.lifecycle import apply_eviction as apply_eviction
+    from agentkit.memory.lifecycle import merge as merge
+    from agentkit.memory.lifecycle import plan_eviction as plan_eviction
     from agentkit.memory.log import EpisodeLog as EpisodeLog
+    from agentkit.memory.pairs import estimate_pairs as estimate_pairs
+    from agentkit.memory.provenance import why as why
+    from agentkit.memory.reader import Reader as Reader
+    from agentkit.memory.reader import ReadSettings as ReadSettings
     from agentkit.memory.records import Episode as Episode
     from agentkit.memory.records import Message as Message
     from agentkit.memory.records import Part as Part
@@ -37,6 +47,7 @@ if TYPE_CHECKING:
     from agentkit.memory.skills import extract_skills as extract_skills
     from agentkit.memory.store import MemoryStore as MemoryStore
     from agentkit.memory.utility import estimate_utility as estimate_utility
+    from agentkit.memory.visits import Visits as Visits
 
 _HOMES = {
     "Abstention": "agentkit.memory.abstention",
@@ -50,24 +61,35 @@ _HOMES = {
     "Gate": "agentkit.memory.gate",
     "HashEmbedder": "agentkit.memory.embedders",
     "Hysteresis": "agentkit.memory.hysteresis",
+    "Ledger": "agentkit.memory.ledger",
     "Memory": "agentkit.memory.kinds",
     "MemoryStore": "agentkit.memory.store",
     "Message": "agentkit.memory.records",
     "MiniLMEmbedder": "agentkit.memory.embedders",
     "Part": "agentkit.memory.records",
     "Picture": "agentkit.memory.records",
+    "ReadSettings": "agentkit.memory.reader",
+    "Reader": "agentkit.memory.reader",
     "Role": "agentkit.memory.records",
+    "Situation": "agentkit.memory.arms",
     "Source": "agentkit.memory.kinds",
     "Trust": "agentkit.memory.kinds",
     "Turn": "agentkit.memory.records",
+    "Visits": "agentkit.memory.visits",
+    "apply_eviction": "agentkit.memory.lifecycle",
+    "believe": "agentkit.memory.belief",
     "detect": "agentkit.memory.detectors",
     "distil": "agentkit.memory.distil",
+    "estimate_pairs": "agentkit.memory.pairs",
     "estimate_utility": "agentkit.memory.utility",
     "extract_skills": "agentkit.memory.skills",
     "fit_weights": "agentkit.memory.fusion",
     "fuse": "agentkit.memory.fusion",
     "ingest": "agentkit.memory.ingest",
+    "merge": "agentkit.memory.lifecycle",
+    "plan_eviction": "agentkit.memory.lifecycle",
     "select": "agentkit.memory.selection",
+    "why": "agentkit.memory.provenance",
 }
 
 __all__ = list(_HOMES)

@@ -84,6 +84,7 @@ class Database:
             _make_explicit(self._engine, durable)
         self._writer = self._engine.execution_options(begin="BEGIN IMMEDIATE")
         with self.writing() as connection:
+            self._refuse_foreign(connection, tables)
             for table in tables.sorted_tables:
                 connection.execute(CreateTable(table, if_not_exists=True))
                 for index in sorted(table.indexes, key=lambda index: str(index.name)):
@@ -129,6 +130,16 @@ class Database:
         if os.getpid() == self._pid:
             self._engine.dispose()
 
+    def _refuse_foreign(self, connection: Connection, tables: MetaData) -> None:
+        """Raise if the file holds tables and none of ours."""
+        if self._sqlite:
+            there = set(connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'").scalars())
+            if there and not there & set(tables.tables):
+                raise RecordError(
+                    f"{self.location} is a SQLite database of something else (it holds the table {min(there)!r}); give "
+                    "another path, or move that file away"
+                )
+
     @contextmanager
     def _say_the_way_out(self) -> Iterator[None]:
         if os.getpid() != self._pid:  # a connection carried over a fork corrupts SQLite's locking
@@ -140,7 +151,10 @@ class Database:
             for prefix, (wrong, way_out) in _WAYS_OUT.items():
                 if name.startswith(prefix):
                     raise RecordError(f"{self.location}: {wrong}; {way_out}") from error
-            raise RecordError(f"{self.location}: {error.orig}; nothing of this call was recorded") from error
+            way_out = "nothing of this call was recorded"
+            if str(error.orig).startswith("no such"):  # table or column
+                way_out = "the file is not what agentkit makes; give another path, or move that file away"
+            raise RecordError(f"{self.location}: {error.orig}; {way_out}") from error
 
 
 def _url(where: str | os.PathLike[str]) -> URL:

@@ -2,8 +2,8 @@
 
 Each looks at a whole collection and returns findings, one sentence each, the strongest first. A finding is a reason to
 put a memory in quarantine and look, not a proof. The default thresholds are set on benign collections of real episodes
-(`benchmarks/guard.py`), so that at most one memory in a hundred is found
-there. None of them ever holds an N x N matrix.
+(`agentkit memory bench --only benign`), so that at most one memory in a hundred is found there. None of them ever
+holds an N x N matrix.
 """
 
 from __future__ import annotations

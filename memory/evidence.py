@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 
+from agentkit.memory.case import ACTION_LIMIT, clip, printable
 from agentkit.memory.kinds import Body, Draft, EpisodeBody, FailureBody, InsightBody, SkillBody, StepBody
 from agentkit.memory.records import Episode
 
@@ -81,7 +82,8 @@ def _bears_out(episode: Episode, body: Body) -> bool:
     actions = [turn.action for turn in episode.turns if turn.action is not None and turn.valid]
     match body:
         case EpisodeBody():
-            return episode.success == body.success and tuple(actions) == body.actions
+            kept = tuple(clip(action, ACTION_LIMIT) for action in actions)
+            return episode.success == body.success and body.actions in (tuple(actions), kept)
         case StepBody():
             return any(
                 turn.observation == body.observation and turn.action == body.action and turn.reward == body.reward
@@ -103,8 +105,9 @@ def _grounded(key: str, episode: Episode) -> bool:
 
     A trigger is made of words that nothing but the trigger holds.
     """
-    words = set(_SLOT.sub(" ", key).lower().split())
-    shown = " ".join((episode.task.goal, *(turn.observation for turn in episode.turns))).lower()
+    whole, cut, _ = key.partition("… [cut: the first ")  # as `clip` writes it, also in the middle of a word
+    words = set(_SLOT.sub(" ", whole.rpartition(" ")[0] if cut else whole).lower().split())
+    shown = printable(" ".join((episode.task.goal, *(turn.observation for turn in episode.turns))).lower())
     return len(words.difference(shown.split())) <= max(1, len(words) // 20)
 
 

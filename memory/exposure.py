@@ -114,7 +114,8 @@ class Exploration(Record):
     are left to coins:
 
     * Without `chances`, each of the first `places` is shown with probability 1 − dropout; the place of one that is
-      dropped stays empty, so that its effect is measured against nothing in its place.
+      dropped stays empty, so that its effect is measured against nothing in its place. With `num_coins`, those with
+      fewer than `young` coins so far get a fair coin: half and half tells most about a memory, and soonest.
     * With `chances` (Thompson sampling), a draw from the posterior of its uplift decides about each: it is shown if the
       draw is above zero. That is a coin with probability P(uplift > 0), so its propensity is exact in closed form; it
       is kept within dropout and 1 − dropout, so that no memory ever goes unmeasured. Those most likely to help come
@@ -131,6 +132,8 @@ class Exploration(Record):
     """Probability that an episode sees no memory."""
     dropout: float = Field(default=0.1, ge=0.0, le=0.5)
     """Probability that a memory which would be shown is not."""
+    young: int = Field(default=50, ge=0)
+    """Coins up to which a memory is shown half the time, if `draw` is told how many there were."""
     seed: int = 0
 
     def draw(
@@ -141,6 +144,7 @@ class Exploration(Record):
         *,
         recall: int = 0,
         chances: Mapping[str, float] | None = None,
+        num_coins: Mapping[str, int] | None = None,
         task_key: str = "",
         context: str = "",
         policy_version: int = 0,
@@ -155,17 +159,22 @@ class Exploration(Record):
             recall: Number of the recall within its episode, e.g. of the turn.
             chances: Memory id -> probability that it helps, from `Utility.chance`; one half where it is unknown. None
                 for no Thompson sampling. Keep them for a whole episode, or a dropped memory may come back.
+            num_coins: Memory id -> coins tossed so far, from `Ledger.num_coins`; 0 where it is unknown. Only without
+                `chances`, which know by themselves what is young. To be kept like them.
             task_key, context, policy_version, time_s: Recorded as given.
 
         Raises:
-            ConfigError: A chance is no probability, a memory is ranked twice, or `places` is negative.
+            ConfigError: A chance is no probability, a memory is ranked twice, `places` is negative, or both `chances`
+                and `num_coins` are given.
         """
         if places < 0:
             raise ConfigError(f"there are {places} places; give 0 or more")
         if len({memory_id for memory_id, _ in ranked}) != len(ranked):
             raise ConfigError(f"a memory is ranked twice for episode {episode!r}; rank each once")
+        if chances is not None and num_coins is not None:
+            raise ConfigError("chances and num_coins both say how likely a memory is shown; give one of them")
         held_out = uniform(self.seed, "holdout", episode) < self.holdout
-        coins = [(memory_id, score, self._chance(memory_id, chances)) for memory_id, score in ranked]
+        coins = [(memory_id, score, self._chance(memory_id, chances, num_coins)) for memory_id, score in ranked]
         if chances is not None:
             coins.sort(key=lambda coin: -coin[2])
         candidates: list[Candidate] = []
@@ -195,9 +204,12 @@ class Exploration(Record):
             time_s=time_s,
         )
 
-    def _chance(self, memory_id: str, chances: Mapping[str, float] | None) -> float:
+    def _chance(
+        self, memory_id: str, chances: Mapping[str, float] | None, num_coins: Mapping[str, int] | None
+    ) -> float:
         if chances is None:
-            return 1.0 - self.dropout
+            young = num_coins is not None and num_coins.get(memory_id, 0) < self.young
+            return 0.5 if young else 1.0 - self.dropout
         chance = chances.get(memory_id, 0.5)
         if not 0.0 <= chance <= 1.0:
             raise ConfigError(f"the chance of memory {memory_id!r} is {chance}; give a probability, 0 to 1")
@@ -214,4 +226,4 @@ def uniform(*parts: object) -> float:
 
 
 def _digest(*parts: object) -> bytes:
-    return hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
+    return hashlib.blake2b("\x1f".join(map(str, parts)).encode("utf-8", "surrogatepass"), digest_size=8).digest()

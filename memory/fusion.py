@@ -125,7 +125,13 @@ def rrf(arms: Arms, k: float = 60.0) -> dict[str, float]:
     return {ids[row]: float(fused_N[row]) for row in np.argsort(-fused_N.round(12), kind="stable")}
 
 
-def fit_weights(queries: Sequence[Query], metric: str = "ndcg@10", *, absolute: bool = False) -> ArmFit:
+def fit_weights(
+    queries: Sequence[Query],
+    metric: str = "ndcg@10",
+    *,
+    absolute: bool = False,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+) -> ArmFit:
     """The arm weights that serve some answered queries best, or the best arm alone if fusing is not clearly better.
 
     Every combination of multiples of 1/10 is tried, none is drawn. For the evidence, query n is in fold n mod 5, and
@@ -138,16 +144,22 @@ def fit_weights(queries: Sequence[Query], metric: str = "ndcg@10", *, absolute: 
         metric: `ndcg@k`, `recall@k`, `mrr` or `mrr@k`.
         absolute: Scale by the least and greatest score an arm gave to any of the queries, and put these `ranges` into
             the weights; else by what each query gives.
+        ranges: Scale by these instead, where it is known from what to what the scores of an arm run.
 
     Raises:
-        ConfigError: No queries, one without a relevant id, no arms, a score that is not finite.
+        ConfigError: Both `absolute` and `ranges`, no queries, one without a relevant id, no arms, or a score that is
+            not finite.
         UnknownNameError: A metric that there is not.
     """
     measure = _parse(metric)
     names = sorted({name for query in queries for name in query.arms})
     if not names:
         raise ConfigError("no arm has been asked anything; give at least one query with its arms' scores")
-    ranges = _ranges(queries, names) if absolute else {}
+    if absolute and ranges is not None:
+        raise ConfigError("absolute ranges are found in the queries, but ranges are given; give one of the two")
+    ranges = {name: span for name, span in (ranges or {}).items() if name in names}
+    if absolute:
+        ranges = _ranges(queries, names)
     grid_GA = _grid(len(names))
     values_QG = np.array([_measure_grid(query, names, ranges, grid_GA, measure) for query in queries])
 

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from agentkit.errors import ConfigError
+from agentkit.memory.case import printable
 from agentkit.memory.evidence import EpisodeOf, doubts_about, lack_of_evidence
 from agentkit.memory.kinds import KEY_FIELDS, Draft, Trust
 from agentkit.memory.novelty import Neighbours
@@ -42,7 +43,10 @@ class Verdict:
     trust: Trust = Trust.UNTRUSTED
     """How far it may be trusted at most: what it claimed, or less."""
     duplicate_of: str | None = None
-    """Id of the memory it repeats, so that its evidence and its `trust`, if that is higher, can be merged there."""
+    """Id of the memory it repeats."""
+    merges: bool = False
+    """A duplicate that claims the same and would be active if it were new: its evidence and its `trust`, if that is
+    higher, may be merged into the memory it repeats."""
 
 
 class Gate:
@@ -58,28 +62,37 @@ class Gate:
         self._settings = settings or GateSettings()
         self._episode_of = episode_of
 
-    def admit(self, draft: Draft, vector: np.ndarray, known: Neighbours) -> Verdict:
+    def against(self, episode_of: EpisodeOf) -> Gate:
+        """This gate with these recorded episodes as evidence."""
+        return Gate(self._settings, episode_of=episode_of)
+
+    def admit(self, draft: Draft, vector: np.ndarray | None, known: Neighbours, *, besides: str = "") -> Verdict:
         """The verdict on one draft; `known` is not changed, whoever writes the memory adds it.
+
+        What a person has written and vouches for (`human` and `TRUSTED`) is active; signs in it are reported.
 
         Args:
             draft: What is to be remembered.
-            vector: [dim] unit vector of it, of the embedder that made those of `known`.
+            vector: [dim] unit vector of it, of the embedder that made those of `known`; None compares words only.
             known: What is remembered already.
+            besides: Id of the memory whose next version it would be; that one it may repeat.
 
         Raises:
             ConfigError: `vector` is not a finite unit vector.
         """
-        if vector.ndim != 1 or not np.isfinite(vector).all() or abs(float(np.linalg.norm(vector)) - 1.0) > 1e-3:
+        if vector is not None and not _is_unit(vector):
             raise ConfigError(f"the draft's vector (shape {vector.shape}) must be one finite vector of length 1")
         if faults := tuple(self._faults(draft)):
             return Verdict("rejected", faults)
-        match = known.repeated(draft, vector)
+        match = known.repeated(draft, vector, besides=besides)
+        signs = tuple(f"it holds {sign}" for sign in signs_of(draft)) if self._settings.scan else ()
+        by_trust = self._by_trust(draft)
         if match is not None:  # before the scan: what is fed back must add nothing, not even to the quarantine
-            trust = self._by_trust(draft).trust
-            return Verdict("rejected", (match.reason,), trust, duplicate_of=match.memory_id)
-        if self._settings.scan and (signs := _signs(draft)):
-            return Verdict("quarantine", tuple(f"it holds {sign}" for sign in signs))
-        return self._by_trust(draft)
+            merges = match.same_claim and not signs and by_trust.status == "active"
+            return Verdict("rejected", (match.reason,), by_trust.trust, match.memory_id, merges)
+        if draft.source.writer == "human" and draft.trust == Trust.TRUSTED:
+            return Verdict(by_trust.status, (*by_trust.reasons, *signs), by_trust.trust)
+        return Verdict("quarantine", signs) if signs else by_trust
 
     def _faults(self, draft: Draft) -> Iterator[str]:
         if not draft.text.strip():
@@ -105,6 +118,8 @@ class Gate:
 
     def _by_trust(self, draft: Draft) -> Verdict:
         trust = draft.trust
+        if draft.source.writer != "human":  # more than OBSERVED is given by a person or by playing it again
+            trust = min(trust, Trust.OBSERVED)
         if draft.source.writer in ("tool", "import") and trust == Trust.OBSERVED and self._episode_of is None:
             return Verdict("probation", (f"written by {draft.source.writer!r} and not checked against episodes",))
         if trust == Trust.OBSERVED and self._episode_of is not None:
@@ -139,9 +154,18 @@ def admit_episode(episode: Episode, *, quarantined: Collection[str] = ()) -> Ver
     return Verdict("active", trust=Trust.OBSERVED)
 
 
-def _signs(draft: Draft) -> tuple[str, ...]:
-    texts = [draft.text, *draft.keys.values(), draft.source.name, *_strings(draft.body.model_dump())]
-    return tuple(dict.fromkeys(sign for text in dict.fromkeys(texts) for sign in signs_in(text)))
+def signs_of(draft: Draft) -> tuple[str, ...]:
+    """What in any part of a draft has no place in data (`suspicion.signs_in`), one phrase a sign.
+
+    Control characters count where a policy would read them, not in the body, which keeps records as they were.
+    """
+    read = [draft.text, *draft.keys.values(), draft.source.name]
+    kept = [printable(text) for text in _strings(draft.body.model_dump())]
+    return signs_in("\n".join(dict.fromkeys([*read, *kept])))
+
+
+def _is_unit(vector: np.ndarray) -> bool:
+    return vector.ndim == 1 and bool(np.isfinite(vector).all()) and abs(float(np.linalg.norm(vector)) - 1.0) <= 1e-3
 
 
 def _strings(value: Any) -> Iterator[str]:

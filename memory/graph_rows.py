@@ -189,21 +189,33 @@ def num_vectors(connection: Connection, prefix: Sequence[str]) -> int:
     )
 
 
-def vectors_of(connection: Connection, names: Sequence[Name]) -> list[tuple[str, str, bytes]]:
-    """Namespace, key and embedding of all vectors of the named items."""
-    rows: list[tuple[str, str, bytes]] = []
-    columns = (item_vectors.c.ns, item_vectors.c.key, item_vectors.c.embedding)
+def vectors_of(connection: Connection, names: Sequence[Name]) -> list[tuple[int, Name]]:
+    """Numbers of all vectors of the named items, in order, and whose they are."""
+    found: list[tuple[int, Name]] = []
+    columns = (item_vectors.c.vec_id, item_vectors.c.ns, item_vectors.c.key)
     for page in _pages(names):
-        found = connection.execute(select(*columns).where(tuple_(*columns[:2]).in_(page)))
-        rows += [(row[0], row[1], row[2]) for row in found]
-    return rows
+        rows = connection.execute(select(*columns).where(tuple_(*columns[1:]).in_(page)))
+        found += [(vec_id, (ns, key)) for vec_id, ns, key in rows]
+    return sorted(found)
 
 
-def vectors_in(connection: Connection, scope: Sequence[ColumnElement[bool]]) -> list[tuple[str, str, bytes]]:
-    """Namespace, key and embedding of all vectors of the items of the scope."""
-    columns = (item_vectors.c.ns, item_vectors.c.key, item_vectors.c.embedding)
+def vectors_in(connection: Connection, scope: Sequence[ColumnElement[bool]]) -> list[tuple[int, Name]]:
+    """Numbers of all vectors of the items of the scope, in order, and whose they are."""
+    columns = (item_vectors.c.vec_id, item_vectors.c.ns, item_vectors.c.key)
     joined = select(*columns).join_from(items, item_vectors, _of_the_item)
-    return [(row[0], row[1], row[2]) for row in connection.execute(joined.where(*scope))]
+    return sorted((vec_id, (ns, key)) for vec_id, ns, key in connection.execute(joined.where(*scope)))
+
+
+def read_embeddings(
+    connection: Connection, dims: int, *, ids: Sequence[int] | None = None, after: int = 0, upto: int = 0
+) -> tuple[list[int], np.ndarray]:
+    """Numbers, in order, and vectors [N, dims] of these ids, or else of all beyond `after` up to `upto`."""
+    at = item_vectors.c
+    pages = [at.vec_id.in_(page) for page in _pages(ids)] if ids is not None else [at.vec_id.between(after + 1, upto)]
+    query = select(at.vec_id, at.embedding)
+    rows = sorted((vec_id, data) for page in pages for vec_id, data in connection.execute(query.where(page)))
+    matrix = np.frombuffer(b"".join([data for _, data in rows]), np.float32).reshape(len(rows), dims)
+    return [vec_id for vec_id, _ in rows], matrix
 
 
 def owners(connection: Connection, vec_ids: Sequence[int], scope: Sequence[ColumnElement[bool]]) -> set[Name]:
@@ -216,16 +228,17 @@ def owners(connection: Connection, vec_ids: Sequence[int], scope: Sequence[Colum
     return found
 
 
-def best(vectors: Sequence[tuple[str, str, bytes]], query: np.ndarray, num: int) -> list[tuple[float, Name]]:
+def best(whose: Sequence[Name], matrix: np.ndarray, query: np.ndarray, num: int) -> list[tuple[float, Name]]:
     """The `num` items most like `query` [dim], and all that are as like it as the last; in no order.
+
+    `matrix` [N, dim] has the vectors, and `whose` [N] the items they are of.
 
     An item is as like the query as the most like of its vectors: their cosine similarity, 0 with a vector of length
     0, to six decimals. One product finds the candidates; these are scored once more, each by itself, since a matrix
     product rounds differently by position.
     """
     numbers: dict[Name, int] = {}
-    owner = np.array([numbers.setdefault((ns, key), len(numbers)) for ns, key, _ in vectors], np.int64)
-    matrix = np.frombuffer(b"".join([data for _, _, data in vectors]), np.float32).reshape(len(vectors), len(query))
+    owner = np.array([numbers.setdefault(name, len(numbers)) for name in whose], np.int64)
     unit = query / (np.linalg.norm(query) or 1.0)
     lengths = np.linalg.norm(matrix, axis=1)
     rough = matrix @ unit.astype(np.float32) / np.where(lengths > 0, lengths, 1)

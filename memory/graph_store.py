@@ -41,7 +41,7 @@ from agentkit.errors import ConfigError, RecordError, unknown_name
 from agentkit.memory import graph_rows as rows
 from agentkit.memory.database import Database
 from agentkit.memory.graph_rows import JOINT, Change, Name
-from agentkit.memory.graph_vectors import Indexing, Proposer, Vectors, Wish, texts_at
+from agentkit.memory.graph_vectors import CachedVectors, Indexing, Proposer, Vectors, Wish, texts_at
 from agentkit.memory.lock import FolderLock
 
 _THREADS = 4
@@ -111,6 +111,7 @@ class ChromaMemoryStore(BaseStore):
         self._any_expires = expires is not None
         dims = 0 if self._index is None else self._index.dims
         self._chroma = Proposer(self.folder / "chroma", self._database, dims)
+        self._vectors = CachedVectors(dims)
         self._pool = ThreadPoolExecutor(_THREADS, "graph-store")
         self._loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 
@@ -298,7 +299,10 @@ class ChromaMemoryStore(BaseStore):
         if size > self._exact_limit:
             names = self._chroma.propose(connection, scope, names, query, num) or names
         vectors = rows.vectors_in(connection, scope) if names is None else rows.vectors_of(connection, names)
-        return {name: score for score, name in rows.best(vectors, query, num)} if vectors else {}
+        if not vectors:
+            return {}
+        matrix = self._vectors.of(connection, [vec_id for vec_id, _ in vectors])
+        return {name: score for score, name in rows.best([name for _, name in vectors], matrix, query, num)}
 
 
 def _advance(steps: Generator[Wish, Vectors, list[Result]], answer: Any) -> tuple[Wish | None, list[Result]]:

@@ -22,17 +22,22 @@ from agentkit.memory.graph_rows import (
     Name,
     gone_vectors,
     item_vectors,
+    num_vectors,
     owners,
+    read_embeddings,
     read_state,
     write_state,
 )
 from agentkit.memory.index import BATCH, ChromaIndex, inspect
+from agentkit.memory.matrix import VectorMatrix
 
 _PROBE = "The cat sat on the mat; 7 keys open 3 doors."
 """Its vector tells one embedder from another, whatever they call themselves."""
 _SAME = 0.999
 """Least cosine similarity of the vectors that one embedder gives one text; services round differently by the day."""
 _SAMPLE = 100
+_FEW = 1_000
+"""Vectors that are read from the database every time."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +207,26 @@ def _another_embedder(how: str) -> ConfigError:
         f"this store's vectors were made by another embedder, {how}; vectors of two embedders cannot be compared: "
         "open the store with the embedder it was made with, or make a new one in another folder"
     )
+
+
+class CachedVectors:
+    """Vectors of items by number: a few are read when they are asked for, of many all are kept in memory."""
+
+    def __init__(self, dims: int) -> None:
+        self._dims = dims
+        self._matrix = VectorMatrix(self._read, dims)
+
+    def of(self, connection: Connection, ids: Sequence[int]) -> np.ndarray:
+        """The vectors [N, dims] of these numbers [N], which rise."""
+        if len(ids) <= _FEW:
+            return read_embeddings(connection, self._dims, ids=ids)[1]
+        kept = self._matrix.size
+        if kept > 2 * len(ids) and kept > 2 * num_vectors(connection, ()):  # most of it has been deleted
+            self._matrix.clear()
+        return self._matrix.rows(connection, np.array(ids, np.int64))
+
+    def _read(self, connection: Connection, after: int, upto: int) -> tuple[list[int], np.ndarray]:
+        return read_embeddings(connection, self._dims, after=after, upto=upto)
 
 
 class Proposer:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sqlalchemy import Connection, delete, func, select, update
 
 from agentkit.errors import RecordError
-from agentkit.memory import journal
+from agentkit.memory import journal, ledger, lexical, places, writer
 from agentkit.memory.database import Database
 from agentkit.memory.journal import keys, memories, memory_of, read_state, vectors, write_state, writes
-from agentkit.memory.kinds import Memory
+from agentkit.memory.kinds import FactBody, InsightBody, Memory
 from agentkit.memory.records import Record
 
 
@@ -48,6 +49,13 @@ def greet(database: Database, folder: Path, fingerprint: str, rebuild: bool) -> 
                 "applied": "0",
             }
             write_state(connection, **known)
+        if not known.get("layout", "").isdecimal():
+            raise RecordError(
+                f"{folder / 'memory.sqlite'} is no memory store, but something else; give another folder, or move that "
+                "file away"
+            )
+        if known["layout"] == str(journal.LAYOUT_VERSION):
+            lexical.prepare(connection)
     layout = int(known["layout"])
     if layout != journal.LAYOUT_VERSION:
         way_out = (
@@ -61,7 +69,8 @@ def greet(database: Database, folder: Path, fingerprint: str, rebuild: bool) -> 
     if known["fingerprint"] != fingerprint and not rebuild:
         raise RecordError(
             f"the memory store {folder} was made with embedder {known['fingerprint']!r}, not {fingerprint!r}; open it "
-            "with that one, or embed all memories anew with MemoryStore.open(folder, embedder=..., rebuild=True)"
+            "with that one (and change it with `migrate`, while the store is in use), or embed all memories anew first "
+            "with MemoryStore.open(folder, embedder=..., rebuild=True)"
         )
 
 
@@ -102,10 +111,12 @@ def before(connection: Connection, number: int) -> list[Memory]:
     return versions
 
 
-def forget(database: Database, *, id: str | None, episode_id: str | None, source_name: str | None) -> Receipt:
+def forget(database: Database, named: Mapping[str, str | None]) -> Receipt:
     """Erase what is named and all that was made from it from the journal; the index must be made anew then."""
-    if (id, episode_id, source_name).count(None) != 2:
-        raise RecordError("forget by exactly one of id, episode_id and source_name")
+    given = {name: value for name, value in named.items() if value is not None}
+    if len(given) != 1 or not all(given.values()):
+        raise RecordError(f"forget by exactly one of {', '.join(named)}, and not by an empty text; got {given}")
+    episode_id = given.get("episode_id")
     with database.writing() as connection:
         doomed: set[str] = set()
         held = [
@@ -117,10 +128,7 @@ def forget(database: Database, *, id: str | None, episode_id: str | None, source
             found = {
                 memory.id
                 for _, memory in held
-                if memory.id == id
-                or episode_id in memory.source.episode_ids
-                or source_name == memory.source.name
-                or doomed & set(memory.source.parents)
+                if _is_named(memory, **given) or doomed.intersection(memory.source.parents)
             }
             grown, doomed = not found <= doomed, doomed | found
         seqs = [seq for seq, memory in held if memory.id in doomed]
@@ -130,10 +138,51 @@ def forget(database: Database, *, id: str | None, episode_id: str | None, source
             nothing = {"draft": "", "status": "retired", "source_name": "", "task_key": ""}
             connection.execute(update(memories).where(memories.c.seq.in_(some)).values(nothing))
         if seqs:
-            connection.execute(delete(vectors).where(vectors.c.number.not_in(select(keys.c.vector))))
-    if seqs:
+            for table in (vectors, journal.next_vectors):
+                connection.execute(delete(table).where(table.c.number.not_in(select(keys.c.vector))))
+            places.sweep(connection)
+            lexical.remake(connection)
+            writer.unmark(connection, doomed)
+            # Should the process die before the index is made anew, the one that holds the erased vectors is left behind.
+            generation = str(int(read_state(connection)["generation"]) + 1)
+            write_state(connection, generation=generation, applied=0, files=None)
+        links = ledger.erase(connection, doomed, episode_id)
+    if seqs or links:
         database.compact()
     return Receipt(ids=tuple(sorted(doomed)), num_versions=len(seqs), time_s=time.time())
+
+
+def _is_named(
+    memory: Memory,
+    id: str | None = None,
+    episode_id: str | None = None,
+    source_name: str | None = None,
+    run: str | None = None,
+    subject: str | None = None,
+) -> bool:
+    body, source = memory.body, memory.source
+    evidence = (*body.evidence_for, *body.evidence_against) if isinstance(body, InsightBody) else ()
+    return (
+        id == memory.id
+        or episode_id in (*source.episode_ids, *evidence)
+        or source_name == source.name
+        or run == source.run
+        or (isinstance(body, FactBody) and subject == body.subject)
+    )
+
+
+def influenced(connection: Connection, source_name: str, since_s: float) -> list[str]:
+    """Ids, in order, of what a source wrote since then and of all that was made from it."""
+    parents = select(memories.c.id, func.json_extract(memories.c.draft, "$.source.parents").label("parents"))
+    held = connection.execute(parents.where(memories.c.ended.is_(None), memories.c.draft != "")).all()
+    made_from = {row.id: json.loads(row.parents) for row in held}
+    written = select(memories.c.id).where(memories.c.source_name == source_name, memories.c.recorded_s >= since_s)
+    tainted = {id for (id,) in connection.execute(written)} & made_from.keys()
+    grown = True
+    while grown:
+        found = {id for id, ids in made_from.items() if tainted.intersection(ids)}
+        grown, tainted = not found <= tainted, tainted | found
+    return sorted(tainted)
 
 
 def problems(connection: Connection, fingerprint: str, dim: int) -> list[str]:

@@ -1,7 +1,8 @@
 """Vector indexes: ids by nearness of their vectors. An index holds nothing that the journal does not hold.
 
 `ExactIndex` compares with everything, in memory; `ChromaIndex` is approximate and fast on large stores.
-Run as `python -m agentkit.memory.index`, this file is the checker that may crash without its owner.
+Run as `python -m agentkit.memory.index`, this file is the other process that reads files which may crash their reader,
+and that fills a large index: Chroma takes vectors in without releasing the interpreter, so all threads would wait.
 """
 
 from __future__ import annotations
@@ -10,18 +11,23 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 import numpy as np
 
-from agentkit.errors import RecordError, require
+from agentkit.errors import MissingExtraError, RecordError, require
 
 BATCH = 250
-"""Vectors handed to Chroma in one call; it does not split larger ones itself, and slows down."""
-_COLLECTION = "memories"
+"""Vectors by which an index may lag before it is brought up to date unasked."""
+PAGE = 2_500
+"""Vectors handed to Chroma in one call; it does not split larger ones itself."""
+_PERSIST = 1_000  # Chroma rewrites all its files after so many; a large index, after a twentieth of its vectors
 _CHECK_S = 600  # a checker that takes longer hangs
+_ANSWER_S = 10  # a server that takes longer to answer hangs; a page of vectors takes it about a second
 
 
 class VectorIndex(Protocol):
@@ -93,27 +99,32 @@ class ExactIndex:
 
 
 class ChromaIndex:
-    """One Chroma collection (HNSW, cosine) in a folder of its own; its caller must own the folder.
+    """One Chroma collection (HNSW, cosine), in a folder that the caller owns or on a server (`chroma run`).
 
     No documents, no metadata, no embedding function: Chroma filters slowly, and texts live in the journal.
 
+    Args:
+        where: A folder of its own, or the URL of a server.
+        collection: Name of the collection; made if it is not there.
+        size: Number of vectors it is made for.
+
     Raises:
-        RecordError: Chroma cannot open the folder, here or in any later call.
+        RecordError: Chroma cannot open it, here or in any later call, or the server does not answer.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        chromadb = require("chromadb")
+    def __init__(self, where: Path | str, collection: str = "memories", *, size: int = 0) -> None:
+        self.where = where
+        hnsw = {"space": "cosine", "sync_threshold": max(_PERSIST, size // 20)}
         try:
-            self._client = chromadb.PersistentClient(
-                path=str(folder), settings=chromadb.Settings(anonymized_telemetry=False)
-            )
+            self._client = connect(where)
             self._collection = self._client.get_or_create_collection(
-                _COLLECTION, embedding_function=None, configuration={"hnsw": {"space": "cosine"}}
+                collection, embedding_function=None, configuration={"hnsw": hnsw}
             )
+            self._batch = min(PAGE, self._client.get_max_batch_size())
+        except MissingExtraError:
+            raise
         except Exception as error:  # whatever Chroma's parts raise
             raise self._unreadable(error) from error
-        self._batch = min(BATCH, self._client.get_max_batch_size())
 
     def upsert(self, ids: Sequence[str], vectors: np.ndarray) -> None:
         """Add vectors, or replace those of known ids, in batches."""
@@ -159,10 +170,32 @@ class ChromaIndex:
             raise self._unreadable(error) from error
 
     def _unreadable(self, error: Exception) -> RecordError:
-        return RecordError(
-            f"the Chroma index in {self.folder} fails ({type(error).__name__}: {error}); nothing is lost, "
-            "the journal beside it has everything: call `rebuild()`"
-        )
+        if isinstance(self.where, Path):
+            return RecordError(
+                f"the Chroma index in {self.where} fails ({type(error).__name__}: {error}); nothing is lost, "
+                "the journal beside it has everything: call `rebuild()`"
+            )
+        return server_fails(self.where, error)
+
+
+def server_fails(url: str, error: Exception) -> RecordError:
+    """What to raise when a Chroma server fails."""
+    return RecordError(
+        f"the Chroma server at {url} fails ({type(error).__name__}: {error}); nothing is lost, the journal has "
+        "everything: start it (`chroma run --path FOLDER --port PORT`), and it is used again by itself"
+    )
+
+
+def connect(where: Path | str) -> Any:
+    """A Chroma client of a folder, or of the server at a URL; raises whatever Chroma raises."""
+    chromadb = require("chromadb")
+    settings = chromadb.Settings(anonymized_telemetry=False)
+    if isinstance(where, Path):
+        return chromadb.PersistentClient(path=str(where), settings=settings)
+    at = urlsplit(where)
+    client = chromadb.HttpClient(at.hostname, at.port or 8000, ssl=at.scheme == "https", settings=settings)
+    client._server._session.timeout = _ANSWER_S  # there is no setting for it, and without one it waits for ever
+    return client
 
 
 Name = TypeVar("Name", str, int)
@@ -197,13 +230,11 @@ def inspect(folder: Path, ids: Sequence[str], vectors: np.ndarray) -> tuple[set[
         RecordError: The index cannot be read, or its reader died or hung.
     """
     question = json.dumps({"ids": list(ids), "vectors": vectors.tolist()})
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-m", "agentkit.memory.index", str(folder)]
     try:
         done = subprocess.run(
-            command,
+            _command("inspect", folder),
             input=question,
-            env=environment,
+            env=_environment(),
             capture_output=True,
             text=True,
             timeout=_CHECK_S,
@@ -218,13 +249,70 @@ def inspect(folder: Path, ids: Sequence[str], vectors: np.ndarray) -> tuple[set[
     return set(answer["ids"]), int(answer["hits"])
 
 
-def _main() -> None:
+Page = tuple[list[int], np.ndarray]
+"""Numbers of vectors, in order, and the vectors [N, dim] float32."""
+
+
+def fill(folder: Path, size: int, pages: Iterator[Page]) -> None:
+    """Make a Chroma index for `size` vectors and put the pages into it, in another process.
+
+    Raises:
+        RecordError: That process failed.
+    """
+    with tempfile.TemporaryFile() as said:
+        command = _command("fill", folder, str(size))
+        filler = subprocess.Popen(command, env=_environment(), stdin=subprocess.PIPE, stderr=said)
+        assert filler.stdin is not None
+        try:
+            with filler.stdin as pipe:
+                for numbers, vectors in pages:
+                    pipe.write(np.array([len(numbers), vectors.shape[1], *numbers], np.int64).tobytes())
+                    pipe.write(vectors.tobytes())
+                pipe.write(np.zeros(2, np.int64).tobytes())
+        except BrokenPipeError:
+            pass  # it says below why it has gone
+        except BaseException:
+            filler.kill()
+            raise
+        finally:
+            status = filler.wait()
+        if status != 0:
+            said.seek(0)
+            last = (said.read().decode(errors="replace").strip().splitlines() or [f"exit status {status}"])[-1]
+            raise RecordError(f"a new Chroma index cannot be made in {folder}: {last}; the old one is as it was")
+
+
+def _command(*words: str | Path) -> list[str]:
+    return [sys.executable, "-m", "agentkit.memory.index", *map(str, words)]
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
+def _inspect(folder: Path) -> None:
     question = json.load(sys.stdin)
-    index = ChromaIndex(Path(sys.argv[1]))
+    index = ChromaIndex(folder)
     hits = index.self_hits(question["ids"], np.array(question["vectors"], np.float32))
     print(json.dumps({"ids": sorted(index.ids()), "hits": hits}))
     index.close()
 
 
+def _fill(folder: Path, size: int) -> None:
+    index, pipe = ChromaIndex(folder, size=size), sys.stdin.buffer
+    while len(head := pipe.read(16)) == 16:
+        number, dim = np.frombuffer(head, np.int64).tolist()
+        if not number:
+            index.close()
+            return
+        numbers = np.frombuffer(pipe.read(8 * number), np.int64).tolist()
+        vectors = np.frombuffer(pipe.read(4 * number * dim), np.float32).reshape(number, dim)
+        index.upsert([str(one) for one in numbers], vectors)
+    raise RecordError("the process that filled it has gone")
+
+
 if __name__ == "__main__":
-    _main()
+    if sys.argv[1] == "inspect":
+        _inspect(Path(sys.argv[2]))
+    else:
+        _fill(Path(sys.argv[2]), int(sys.argv[3]))

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from agentkit.errors import unknown_name
-from agentkit.memory.case import clip
+from agentkit.memory.case import clip, printable
 from agentkit.memory.kinds import Body, Draft, EpisodeBody, FactBody, FailureBody, Kind, Source, StepBody
 from agentkit.memory.records import Episode, Turn
 from agentkit.memory.slots import abstract
@@ -84,10 +84,10 @@ def draft_from(
         writer: Name of what made it.
     """
     named = {"goal": goal_of(episode), "state": observation, "condition": condition}
-    keys = {name: clip(value, KEY_LIMIT) for name, value in named.items() if value}
+    keys = {name: printable(clip(value, KEY_LIMIT)) for name, value in named.items() if value}
     return Draft(
         body=body,
-        text=clip(text, TEXT_LIMIT),
+        text=printable(clip(text, TEXT_LIMIT)),
         keys=keys or {"goal": episode.task.env_id},
         env_id=episode.task.env_id,
         task_key=episode.task.key,

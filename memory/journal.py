@@ -25,6 +25,7 @@ from sqlalchemy import (
     Row,
     Table,
     Text,
+    case,
     delete,
     func,
     insert,
@@ -89,14 +90,98 @@ vectors = Table(
 )
 """Texts of keys, each once: attempts at one task begin alike, and a graph of nearest neighbours falls apart where many
 are equal. The vector index knows a vector by its number, which is never given again."""
+next_vectors = Table(
+    "next_vectors",
+    tables,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("fingerprint", Text, primary_key=True),
+    Column("embedding", LargeBinary, nullable=False),
+)
+"""Vectors of the same texts by another embedder, until all have one and they take their place (`migration.py`)."""
 writes = Table(
     "writes",
     tables,
     Column("number", Integer, primary_key=True),
     Column("time_s", Float, nullable=False),
     Column("what", Text, nullable=False),
+    Index("writes_by_what", "what"),
 )
 """Transactions, so that each can be undone."""
+exposures = Table(
+    "exposures",
+    tables,
+    Column("number", Integer, primary_key=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("episode_key", Text, nullable=False),
+    Column("task_key", Text, nullable=False),
+    Column("context", Text, nullable=False),
+    Column("held_out", Integer, nullable=False),
+    Column("holdout", Float, nullable=False),
+    Column("policy_version", Integer, nullable=False),
+    Column("time_s", Float, nullable=False),
+    Index("exposures_by_episode", "episode_key"),
+)
+"""Recalls: what might have been shown, and was; see `agentkit.memory.ledger`."""
+candidates = Table(
+    "candidates",
+    tables,
+    Column("exposure", Integer, primary_key=True),
+    Column("place", Integer, primary_key=True),
+    Column("memory", Text, nullable=False),
+    Column("score", Float, nullable=False),
+    Column("propensity", Float, nullable=False),
+    Column("position", Integer),
+    Index("candidates_by_memory", "memory"),
+)
+"""The memories of an exposure in the order of their coins; `position` is empty if it was not shown, `memory` once it is
+forgotten."""
+outcomes = Table(
+    "outcomes",
+    tables,
+    Column("number", Integer, primary_key=True),
+    Column("episode_key", Text, nullable=False, unique=True),
+    Column("episode_id", Text, nullable=False),
+    Column("value", Float, nullable=False),
+    Index("outcomes_by_episode", "episode_id"),
+)
+"""What the environment said of episodes, and nobody else."""
+judgements = Table(
+    "judgements",
+    tables,
+    Column("episode_key", Text, primary_key=True),
+    Column("judge", Text, primary_key=True),
+    Column("value", Float, nullable=False),
+)
+"""What models said of episodes; never read by what estimates utility."""
+word_counts = Table(
+    "word_counts",
+    tables,
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("num_words", Integer, nullable=False),
+)
+"""Words of each version that is not forgotten; which words, the lexical index knows (`lexical.py`)."""
+places = Table(
+    "places",
+    tables,
+    Column("state_key", Text, primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("worth", Float, nullable=False),
+    Index("places_by_worth", "state_key", "worth", "seq"),
+)
+"""States in which versions acted; `worth` is their trust plus the nearness to the end of success (`places.py`)."""
+marks = Table(
+    "marks",
+    tables,
+    Column("id", Text, primary_key=True),
+    Column("claim", Integer, nullable=False, index=True),
+    Column("anchor", Integer, index=True),
+)
+"""What the newest version of a memory is found by when a draft may repeat it: hash of its claim, and a run of its words
+that few others hold (`writer.py`)."""
+notes = Table(
+    "notes", tables, Column("seq", Integer, primary_key=True), Column("reasons", Text, nullable=False)
+)
+"""Why a version was given its status: sentences as JSON; only where there is something to say."""
 snapshots = Table("snapshots", tables, Column("name", Text, primary_key=True), Column("snapshot", Text, nullable=False))
 
 
@@ -165,7 +250,7 @@ def last_vector(connection: Connection) -> int:
 def keys_in(connection: Connection, scope: Sequence[ColumnElement[bool]]) -> np.ndarray:
     """[N, 2] sequence number and vector of every key of the memories in scope."""
     query = select(keys.c.seq, keys.c.vector).join_from(keys, memories, keys.c.seq == memories.c.seq).where(*scope)
-    flat = list(itertools.chain.from_iterable(connection.execute(query)))
+    flat = list(itertools.chain.from_iterable(connection.execute(query).all()))
     return np.array(flat, np.int64).reshape(-1, 2)
 
 
@@ -307,6 +392,24 @@ def current(connection: Connection, ids: Sequence[str]) -> dict[str, Row[Any]]:
         query = select(memories).where(memories.c.id.in_(list(ids[start : start + 500])), memories.c.ended.is_(None))
         found.update({row.id: row for row in connection.execute(query)})
     return found
+
+
+def written_as(connection: Connection, what: str) -> list[Row[Any]]:
+    """The newest versions of what writes of that name wrote, in the order of the first writing."""
+    touched = select(memories.c.id, func.min(memories.c.seq).label("place")).join(
+        writes, writes.c.number == memories.c.write
+    )
+    first = touched.where(writes.c.what == what).group_by(memories.c.id).subquery()
+    query = select(memories).join(first, first.c.id == memories.c.id).where(memories.c.ended.is_(None))
+    return list(connection.execute(query.order_by(first.c.place)))
+
+
+def of_run(connection: Connection, run: str) -> list[Row[Any]]:
+    """All versions whose source names that run, or a checkpoint of that thread, oldest first."""
+    # forgotten versions hold no JSON, and the order of conditions is the database's own
+    source = case((memories.c.draft != "", func.json_extract(memories.c.draft, "$.source.run")), else_="")
+    within = func.substr(source, 1, len(run) + 1) == f"{run}/"
+    return list(connection.execute(select(memories).where(or_(source == run, within)).order_by(memories.c.seq)))
 
 
 def chain_at(connection: Connection, seq: int) -> str:

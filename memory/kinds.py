@@ -203,7 +203,8 @@ class Memory(Draft):
     recorded_s: float = 0.0
     """Unix time at which this version was written."""
     score: float | None = None
-    """Cosine similarity of the nearest of its keys to the query, -1 to 1; None outside a recall."""
+    """Cosine similarity of the nearest of its keys to the query, -1 to 1; from a `Reader`, the product of the factors;
+    None if it was not searched for."""
 
     @property
     def episode_id(self) -> str:

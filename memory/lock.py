@@ -25,13 +25,14 @@ class FolderLock:
 
     Args:
         folder: Made if it is not there; the lock is the file `OWNER.lock` inside.
+        wait_s: Seconds to wait for another owner to give it back; a little while in any case, for one just closing.
 
     Raises:
         OwnedElsewhereError: Another process, or another object in this one, owns the folder.
         RecordError: The folder cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, wait_s: float = 0.0) -> None:
         self.folder = folder
         self._pid = os.getpid()
         self._file: int | None = None
@@ -42,7 +43,7 @@ class FolderLock:
         except OSError as error:
             raise RecordError(f"cannot write in {folder} ({error.strerror}); give a writable folder") from error
         try:
-            _take(file, folder)
+            _take(file, folder, max(wait_s, _PATIENCE_S))
             os.truncate(file, 0)
             os.pwrite(file, json.dumps(_name_of_this_process()).encode(), 0)
         except BaseException:
@@ -89,8 +90,8 @@ def _let_go_in_child() -> None:
 os.register_at_fork(after_in_child=_let_go_in_child)
 
 
-def _take(file: int, folder: Path) -> None:
-    deadline = time.monotonic() + _PATIENCE_S
+def _take(file: int, folder: Path, wait_s: float) -> None:
+    deadline = time.monotonic() + wait_s
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,7 +1,8 @@
 """What is known already, and whether a draft adds to it.
 
 A draft that looks like a known memory is a duplicate only if it also claims the same: in a small world most texts look
-alike, and what differs in one word (another action, another door) may be what matters.
+alike, and what differs in one word (another action, another door) may be what matters. So what is known is looked up by
+its claim, and texts are compared word by word among the few that claim the same; no signature (MinHash) is needed.
 """
 
 from __future__ import annotations
@@ -9,18 +10,20 @@ from __future__ import annotations
 import hashlib
 import re
 import zlib
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from agentkit.errors import ConfigError
 from agentkit.memory.kinds import Body, Draft
 
-PERMUTATIONS = 128
 SHINGLE = 3
 """Words in a shingle."""
-_MULTIPLIERS, _OFFSETS = np.random.default_rng(0x5EED).integers(1, 1 << 63, (2, PERMUTATIONS), dtype=np.uint64)
-_MULTIPLIERS |= np.uint64(1)
+PROBES = 64
+"""Shingles of a text among which its anchor is chosen."""
 _EVIDENCE = {"evidence_for", "evidence_against", "num_seen", "num_uses", "num_successes", "episode_return"}
 _TAG = re.compile(r"<[^<>\n]{0,200}>")
 
@@ -31,12 +34,24 @@ class Match:
 
     memory_id: str
     reason: str
+    same_claim: bool
+    """Both claim the same, so that the evidence of one is evidence for the other."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A known memory."""
+
+    scope: str
+    claim: bytes
+    shingles: frozenset[int]
+    anchor: int | None
+    content: bytes
+    vector: np.ndarray | None
 
 
 class Neighbours:
-    """The known memories, as far as novelty needs them: hashes, shingles, MinHash signatures and vectors.
-
-    Grows with `add`; 10,000 memories of 384 numbers and 60 words take about 25 MB and a few milliseconds a draft.
+    """The known memories, as far as novelty needs them; grows with `add`.
 
     Args:
         jaccard: Least share of common shingles of two texts that say the same.
@@ -50,108 +65,129 @@ class Neighbours:
             if not 0.0 < value <= 1.0:
                 raise ConfigError(f"{name} is {value:g}; it is a share, above 0 and at most 1")
         self._jaccard, self._cosine, self._covered = jaccard, cosine, covered
-        self._ids: list[str] = []
-        self._kinds: list[str] = []
-        self._claims: list[bytes] = []
-        self._shingles: list[np.ndarray] = []
-        self._rows_by_id: dict[str, int] = {}
-        self._rows_by_hash: dict[bytes, int] = {}
-        self._rows_by_least: dict[int, list[int]] = {}
-        self._signatures = np.zeros((0, PERMUTATIONS), np.uint32)
-        self._vectors = np.zeros((0, 0), np.float32)
+        self._rows: dict[str, _Row] = {}
+        self._by_content: dict[bytes, dict[str, None]] = {}
+        self._by_claim: dict[bytes, dict[str, None]] = {}
+        self._by_anchor: dict[int, dict[str, None]] = {}
+        self._crowd: Counter[int] = Counter()
+        self._dim: int | None = None
 
     def __len__(self) -> int:
-        return len(self._rows_by_id)
+        return len(self._rows)
 
-    def add(self, memory_id: str, draft: Draft, vector: np.ndarray) -> None:
-        """Know one more memory, or its next version, by what it was admitted from and its unit vector [dim]."""
-        if memory_id in self._rows_by_id:
-            self.remove(memory_id)
-        row = len(self._ids)
-        if row == len(self._signatures):
-            self._grow(max(64, 2 * row), len(vector))
-        if len(vector) != self._vectors.shape[1]:
-            raise ConfigError(f"a vector of {len(vector)} numbers among vectors of {self._vectors.shape[1]}; re-embed")
+    def add(self, memory_id: str, draft: Draft, vector: np.ndarray | None = None) -> None:
+        """Know one more memory, or its next version, by what it was admitted from and its unit vector [dim].
+
+        Without a vector it is known by its words only.
+        """
+        self.remove(memory_id)
+        if vector is not None:
+            self._dim = self._dim or len(vector)
+            if len(vector) != self._dim:
+                raise ConfigError(f"a vector of {len(vector)} numbers among vectors of {self._dim}; re-embed")
         shingles = shingles_of(draft.text)
-        self._ids.append(memory_id)
-        self._kinds.append(f"{draft.env_id}\0{draft.kind}")
-        self._claims.append(claim_of(draft.body))
-        self._shingles.append(shingles)
-        self._signatures[row], self._vectors[row] = minhash(shingles), vector
-        self._rows_by_id[memory_id] = row
-        self._rows_by_hash.setdefault(content_hash(draft), row)
-        if len(shingles):
-            self._rows_by_least.setdefault(int(shingles[0]), []).append(row)
+        anchor = anchor_of(shingles, self._crowd)
+        row = _Row(
+            scope_of(draft),
+            claim_of(draft.body),
+            frozenset(shingles.tolist()),
+            anchor,
+            content_hash(draft),
+            vector,
+        )
+        self._rows[memory_id] = row
+        self._by_content.setdefault(row.content, {})[memory_id] = None
+        self._by_claim.setdefault(row.claim, {})[memory_id] = None
+        if anchor is not None:
+            self._by_anchor.setdefault(anchor, {})[memory_id] = None
+            self._crowd[anchor] += 1
 
     def remove(self, memory_id: str) -> None:
-        """Forget a memory; an unknown id is ignored. Its row stays, empty, until the object is made anew."""
-        row = self._rows_by_id.pop(memory_id, None)
+        """Forget a memory; an unknown id is ignored."""
+        row = self._rows.pop(memory_id, None)
         if row is None:
             return
-        self._rows_by_hash = {key: known for key, known in self._rows_by_hash.items() if known != row}
-        if len(self._shingles[row]):
-            self._rows_by_least[int(self._shingles[row][0])].remove(row)
-        self._kinds[row], self._claims[row], self._shingles[row] = "", b"", np.zeros(0, np.uint32)
-        self._vectors[row], self._signatures[row] = 0.0, 0
+        del self._by_content[row.content][memory_id], self._by_claim[row.claim][memory_id]
+        if row.anchor is not None:
+            del self._by_anchor[row.anchor][memory_id]
+            self._crowd[row.anchor] -= 1
 
-    def repeated(self, draft: Draft, vector: np.ndarray) -> Match | None:
-        """The known memory that `draft` with its unit `vector` [dim] repeats, or None if it is new."""
-        exact = self._rows_by_hash.get(content_hash(draft))
+    def claimed(self, draft: Draft, besides: str = "") -> list[str]:
+        """Ids of the memories of its kind that claim what `draft` claims; their vectors decide whether it is new."""
+        ids = self._by_claim.get(claim_of(draft.body), ())
+        return [id for id in ids if id != besides and self._rows[id].scope == scope_of(draft)]
+
+    def repeated(self, draft: Draft, vector: np.ndarray | None = None, *, besides: str = "") -> Match | None:
+        """The known memory that `draft` repeats, or None if it is new.
+
+        Args:
+            draft: What is to be remembered.
+            vector: [dim] unit vector of it; without one, words decide.
+            besides: Id of the memory whose next version it would be, which it may repeat.
+        """
+        exact = next((id for id in self._by_content.get(content_hash(draft), ()) if id != besides), None)
         if exact is not None:
-            return Match(self._ids[exact], f"same content as memory {self._ids[exact]}")
-        if not self._rows_by_id:
-            return None
-        shingles, claim = shingles_of(draft.text), claim_of(draft.body)
-        return self._fed_back(draft, shingles, claim) or self._near(draft, shingles, claim, vector)
+            return Match(exact, f"same content as memory {exact}", True)
+        shingles = frozenset(shingles_of(draft.text).tolist())
+        return self._fed_back(draft, shingles, besides) or self._near(draft, shingles, vector, besides)
 
-    def _fed_back(self, draft: Draft, shingles: np.ndarray, claim: bytes) -> Match | None:
+    def _fed_back(self, draft: Draft, shingles: frozenset[int], besides: str) -> Match | None:
         """Recalled texts that came back as input: known texts, whole, make up the draft."""
-        present = set(shingles.tolist())
-        kind = f"{draft.env_id}\0{draft.kind}"
-        rows = [
-            row
-            for least in present
-            for row in self._rows_by_least.get(least, ())
-            if (self._claims[row] == claim or self._kinds[row] != kind)
-            and present.issuperset(self._shingles[row].tolist())
-        ]
-        if not rows:
+        scope, claim = scope_of(draft), claim_of(draft.body)
+        found = {
+            id: row
+            for anchor in shingles & self._by_anchor.keys()
+            for id in self._by_anchor[anchor]
+            if id != besides
+            and ((row := self._rows[id]).claim == claim or row.scope != scope)
+            and row.shingles <= shingles
+        }
+        if not found:
             return None
-        share = len(set().union(*(self._shingles[row].tolist() for row in rows))) / len(present)
+        share = len(frozenset().union(*(row.shingles for row in found.values()))) / len(shingles)
         if share < self._covered:
             return None
-        largest = max(rows, key=lambda row: len(self._shingles[row]))
-        return Match(
-            self._ids[largest], f"repeats the text of memory {self._ids[largest]} ({share:.0%} of it is known)"
-        )
+        largest = max(found, key=lambda id: (len(found[id].shingles), id))
+        same = found[largest].claim == claim and found[largest].scope == scope
+        return Match(largest, f"repeats the text of memory {largest} ({share:.0%} of it is known)", same)
 
-    def _near(self, draft: Draft, shingles: np.ndarray, claim: bytes, vector: np.ndarray) -> Match | None:
-        number = len(self._ids)
-        kind = f"{draft.env_id}\0{draft.kind}"
-        alike = (self._signatures[:number] == minhash(shingles)).mean(axis=1)
-        cosines = self._vectors[:number] @ vector
-        for row in np.flatnonzero((alike >= self._jaccard - 0.2) | (cosines >= self._cosine)):
-            if self._kinds[row] != kind or self._claims[row] != claim:
-                continue
-            common = len(np.intersect1d(shingles, self._shingles[row], assume_unique=True))
-            union = len(shingles) + len(self._shingles[row]) - common
+    def _near(self, draft: Draft, shingles: frozenset[int], vector: np.ndarray | None, besides: str) -> Match | None:
+        for id in self.claimed(draft, besides):
+            row = self._rows[id]
+            common, union = len(shingles & row.shingles), len(shingles | row.shingles)
             if union and common / union >= self._jaccard:
-                return Match(self._ids[row], f"shares {common / union:.0%} of its wording with memory {self._ids[row]}")
-            if cosines[row] >= self._cosine:
-                return Match(self._ids[row], f"means what memory {self._ids[row]} means (cosine {cosines[row]:.3f})")
+                return Match(id, f"shares {common / union:.0%} of its wording with memory {id}", True)
+            if vector is not None and row.vector is not None:
+                cosine = float(row.vector @ vector)
+                if cosine >= self._cosine:
+                    return Match(id, f"means what memory {id} means (cosine {cosine:.3f})", True)
         return None
 
-    def _grow(self, capacity: int, dim: int) -> None:
-        if self._vectors.shape[0] == 0:
-            self._vectors = np.zeros((0, dim), np.float32)
-        more = capacity - len(self._signatures)
-        self._signatures = np.concatenate([self._signatures, np.zeros((more, PERMUTATIONS), np.uint32)])
-        self._vectors = np.concatenate([self._vectors, np.zeros((more, self._vectors.shape[1]), np.float32)])
+
+def scope_of(draft: Draft) -> str:
+    """Where a draft can be a duplicate: in its namespace and environment, among memories of its kind."""
+    return f"{draft.namespace}\0{draft.env_id}\0{draft.kind}"
+
+
+def anchor_of(shingles: np.ndarray, crowd: Mapping[int, int]) -> int | None:
+    """The shingle that a text is found by where it is contained in another: the one that fewest texts are found by.
+
+    Args:
+        shingles: [S] of the text; of more than `PROBES`, evenly spaced ones are considered. None if there are none.
+        crowd: How many texts are found by each shingle already.
+    """
+    probed = probes_of(shingles)
+    return min(probed, key=lambda one: (crowd.get(one, 0), one), default=None)
+
+
+def probes_of(shingles: np.ndarray) -> list[int]:
+    """The shingles among which the anchor of a text is chosen."""
+    return list(map(int, shingles[:: -(-len(shingles) // PROBES)])) if len(shingles) else []
 
 
 def content_hash(draft: Draft) -> bytes:
     """Hash of what a draft says and where; equal for the same content from different sources or episodes."""
-    parts = (draft.env_id, draft.task_key, " ".join(draft.text.split()), claim_of(draft.body).hex())
+    parts = (draft.namespace, draft.env_id, draft.task_key, " ".join(draft.text.split()), claim_of(draft.body).hex())
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).digest()
 
 
@@ -161,6 +197,7 @@ def claim_of(body: Body) -> bytes:
     return hashlib.blake2b(" ".join(claim.lower().split()).encode(), digest_size=16).digest()
 
 
+@lru_cache(maxsize=2048)
 def shingles_of(text: str) -> np.ndarray:
     """[S] sorted uint32 hashes of the runs of three words in `text`, markup aside; one of all if it has fewer.
 
@@ -171,15 +208,6 @@ def shingles_of(text: str) -> np.ndarray:
     if not words:
         words = text.split()
     runs = {" ".join(words[i : i + SHINGLE]) for i in range(max(1, len(words) - SHINGLE + 1))} if words else set()
-    return np.array(sorted({zlib.crc32(run.encode()) for run in runs}), np.uint32)
-
-
-def minhash(shingles: np.ndarray) -> np.ndarray:
-    """[128] uint32 signature; the share of equal places estimates the Jaccard similarity (Broder 1997).
-
-    The permutations are multiply-shift hashes (Dietzfelbinger et al. 1997), the same in every process.
-    """
-    if not len(shingles):
-        return np.full(PERMUTATIONS, 0xFFFFFFFF, np.uint32)
-    mixed = shingles.astype(np.uint64)[:, None] * _MULTIPLIERS + _OFFSETS
-    return (mixed >> np.uint64(32)).min(axis=0).astype(np.uint32)
+    made = np.array(sorted({zlib.crc32(run.encode()) for run in runs}), np.uint32)
+    made.setflags(write=False)  # shared by all who ask for the same text
+    return made

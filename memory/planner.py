@@ -6,12 +6,16 @@ keys and the journal says which of them are in scope. So no answer depends on wh
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import threading
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, or_
 
+from agentkit.errors import RecordError
 from agentkit.memory import index, journal
 from agentkit.memory.case import KEY_LIMIT, clip
 from agentkit.memory.database import Database
@@ -21,11 +25,13 @@ from agentkit.memory.keeper import IndexKeeper
 from agentkit.memory.kinds import KEY_FIELDS, Kind
 from agentkit.memory.matrix import VectorMatrix
 from agentkit.memory.records import encodable
+from agentkit.task import Task
 
 EXACT_LIMIT = 20_000
 """Keys in scope up to which every one is compared."""
 RECALLED = ("active", "probation")
 """Statuses of memories that are recalled."""
+_EMBED_BATCH = 64  # texts embedded while queries wait
 _MOST_PROPOSALS = 5_000  # beyond this the index is no faster than comparing all
 
 
@@ -72,8 +78,51 @@ class Scope:
         return found
 
 
+class ScopeOptions(TypedDict, total=False):
+    """What a reader may say about which memories it sees: as in `MemoryStore.recall`."""
+
+    env_id: str | None
+    split: str | None
+    exclude_tasks: Iterable[str | Task]
+    snapshot: str | None
+    kinds: Collection[Kind] | None
+    namespaces: Collection[str]
+    at_s: float | None
+
+
+class Space:
+    """An embedder and the vectors it made: only these are compared with what it makes of a query."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.fingerprint = embedder.fingerprint
+        self.dim = embedder.dim
+        self.matrix = VectorMatrix(self._read, embedder.dim)
+        self._embedder = embedder
+        self._embedding = threading.Lock()
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """[N, dim] vectors of texts, cut at `KEY_LIMIT` characters; embedders need not know of threads."""
+        made = [np.zeros((0, self.dim), np.float32)]
+        for start in range(0, len(texts), _EMBED_BATCH):
+            fit = [clip(encodable(text), KEY_LIMIT) for text in texts[start : start + _EMBED_BATCH]]
+            with self._embedding:
+                vectors = np.asarray(self._embedder.embed(fit), np.float32)
+            time.sleep(0)  # between the batches of a writer, queries get their turn
+            if vectors.shape != (len(fit), self.dim) or not np.isfinite(vectors).all():
+                raise RecordError(
+                    f"embedder {self.fingerprint!r} gave vectors of shape {vectors.shape}, or not finite, for "
+                    f"{len(fit)} texts, its dim is {self.dim}; make them agree"
+                )
+            made.append(vectors)
+        return np.concatenate(made)
+
+    def _read(self, connection: Connection, after: int, upto: int) -> tuple[list[int], np.ndarray]:
+        at = journal.vectors.c
+        return journal.read_vectors(connection, [at.number > after, at.number <= upto], self.dim)
+
+
 class Planner:
-    """Finds the nearest memories; one thread at a time.
+    """Finds the nearest memories; shared by threads.
 
     Args:
         database: The journal.
@@ -84,22 +133,41 @@ class Planner:
 
     def __init__(self, database: Database, keeper: IndexKeeper, embedder: Embedder, exact_limit: int | None) -> None:
         self._keeper = keeper
-        self._embedder = embedder
         self._exact_limit = exact_limit
-        self._matrix = VectorMatrix(database, embedder.dim)
+        self._spaces: dict[str, Space] = {}
+        self.enter(Space(embedder))
+
+    @property
+    def space(self) -> Space:
+        """Of the vectors that are written."""
+        return self._space
+
+    def expect(self, space: Space) -> None:
+        """The journal's vectors are about to be those of `space`: a recall uses the one of what it sees."""
+        self._spaces[space.fingerprint] = space
+
+    def enter(self, space: Space) -> None:
+        """The journal's vectors are those of `space`."""
+        self.expect(space)
+        self._space = space
+        self.clear()
 
     def clear(self) -> None:
         """Forget the vectors that were read; they have changed."""
-        self._matrix.clear()
+        for space in self._spaces.values():
+            space.matrix.clear()
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """[N, dim] vectors of texts, cut at `KEY_LIMIT` characters."""
-        if not texts:
-            return np.zeros((0, self._embedder.dim), np.float32)
-        fit = [clip(encodable(text), KEY_LIMIT) for text in texts]
-        return np.asarray(self._embedder.embed(fit), np.float32)
+        """[N, dim] vectors of texts, cut at `KEY_LIMIT` characters, as they are written."""
+        return self._space.embed(texts)
 
-    def nearest(self, connection: Connection, asked: Mapping[str, str], k: int, scope: Scope) -> dict[int, float]:
+    def _space_of(self, connection: Connection) -> Space:
+        """The space of the vectors that a transaction sees."""
+        return self._spaces[journal.read_state(connection)["fingerprint"]]
+
+    def nearest(
+        self, connection: Connection, asked: Mapping[str, str], k: int, scope: Scope, also: Collection[int] = ()
+    ) -> dict[int, float]:
         """Cosines by sequence number of memories in scope, the `k` nearest among them.
 
         Args:
@@ -107,30 +175,42 @@ class Planner:
             asked: The text that each field of keys is compared with.
             k: How many.
             scope: Which memories.
+            also: Versions in scope, some hundreds at most, whose cosines are wanted besides.
         """
         texts = sorted(set(asked.values()))
         best: dict[int, float] = {}
-        for text, vector in zip(texts, self.embed(texts), strict=True):
+        space = self._space_of(connection)
+        for text, vector in zip(texts, space.embed(texts), strict=True):
             fields = sorted(field for field, about in asked.items() if about == text)
             within: list[ColumnElement[bool]] = []
             if len(fields) < len(KEY_FIELDS):
                 within.append(keys.c.field.in_(fields))
             most = k * len(fields)  # a memory has one key of a field
-            found = self._from_index(connection, vector, most, scope, within)
+            found = self._from_index(connection, space, vector, most, scope, within)
             if found is None:
                 everything = journal.keys_in(connection, [*scope.conditions(), *within])
-                found = self._compare(everything, vector, most)
+                found = _compare(connection, space, everything, vector, most)
+            if also:
+                some = journal.keys_in(connection, [keys.c.seq.in_(sorted(also)), *within])
+                found = [*found, *_compare(connection, space, some, vector, len(some))]
             for seq, score in found:
                 best[seq] = max(score, best.get(seq, score))
         return best
 
     def _from_index(
-        self, connection: Connection, vector: np.ndarray, k: int, scope: Scope, within: list[ColumnElement[bool]]
+        self,
+        connection: Connection,
+        space: Space,
+        vector: np.ndarray,
+        k: int,
+        scope: Scope,
+        within: list[ColumnElement[bool]],
     ) -> list[tuple[int, float]] | None:
         """The `k` nearest among what the index proposes; None where all in scope should be compared.
 
-        What the index proposes first and is in scope is nearest in scope too, so `k` of it suffice. A scope that is
-        `narrow` is likely to be small, so it is counted before the index is asked; any other after it was in vain.
+        What the index proposes first and is in scope is nearest in scope too, so `k` of it suffice, together with what
+        it has not been told of yet. A scope that is `narrow` is likely to be small, so it is counted before the index
+        is asked; any other after it was in vain.
         """
         limit, first = self._exact_limit, 4 * k + 10
         if limit is None or max(journal.last_seq(connection), journal.last_vector(connection)) <= limit:
@@ -142,19 +222,26 @@ class Planner:
         if scope.narrow and few():
             return None
         wanted, conditions = first, [*scope.conditions(by_index=False), *within]
-        while wanted <= _MOST_PROPOSALS and self._keeper.trouble is None:
-            proposed = self._keeper.propose(vector, wanted)
+        while wanted <= _MOST_PROPOSALS:
+            answer = self._keeper.propose(vector, wanted, space.fingerprint)
+            if answer is None:
+                return None
+            proposed, applied = answer
             found = journal.keys_in(connection, [*conditions, keys.c.vector.in_(proposed)])
             if len(found) >= k:
-                return self._compare(found, vector, k)
+                untold = journal.keys_in(connection, [*conditions, keys.c.vector > applied])
+                return _compare(connection, space, np.concatenate([found, untold]), vector, k)
             if wanted == first and not scope.narrow and few():
                 return None
             wanted *= 4
         return None
 
-    def _compare(self, found: np.ndarray, vector: np.ndarray, k: int) -> list[tuple[int, float]]:
-        """Sequence numbers and cosines of the `k` nearest of some keys [N, 2], and of those as near as the last."""
-        numbers, place_of = np.unique(found[:, 1], return_inverse=True)
-        near = dict(index.nearest(range(len(numbers)), self._matrix.rows(numbers), vector, k, ties=True))
-        rows = np.flatnonzero(np.isin(place_of, list(near)))
-        return [(int(seq), near[int(place)]) for seq, place in zip(found[rows, 0], place_of[rows], strict=True)]
+
+def _compare(
+    connection: Connection, space: Space, found: np.ndarray, vector: np.ndarray, k: int
+) -> list[tuple[int, float]]:
+    """Sequence numbers and cosines of the `k` nearest of some keys [N, 2], and of those as near as the last."""
+    numbers, place_of = np.unique(found[:, 1], return_inverse=True)
+    near = dict(index.nearest(range(len(numbers)), space.matrix.rows(connection, numbers), vector, k, ties=True))
+    rows = np.flatnonzero(np.isin(place_of, list(near)))
+    return [(int(seq), near[int(place)]) for seq, place in zip(found[rows, 0], place_of[rows], strict=True)]

@@ -8,29 +8,37 @@ from __future__ import annotations
 import os
 import threading
 import time
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Unpack
 
 from sqlalchemy import Connection, func, insert, select
 
 from agentkit.errors import RecordError, unknown_name
-from agentkit.memory import history, journal
+from agentkit.memory import history, journal, lessons, lexical, places, writer
 from agentkit.memory.case import draft_of
 from agentkit.memory.database import Database
 from agentkit.memory.embedders import Embedder, MiniLMEmbedder
 from agentkit.memory.exchange import read_memories, write_memories
+from agentkit.memory.gate import Gate
 from agentkit.memory.history import Receipt, Write
 from agentkit.memory.journal import memories, memory_of, read_state, snapshots, write_state
 from agentkit.memory.keeper import IndexKeeper
 from agentkit.memory.kinds import KEY_FIELDS, Draft, Kind, Memory, Status, Trust
+from agentkit.memory.ledger import Ledger
+from agentkit.memory.lessons import Lesson
 from agentkit.memory.lock import FolderLock
 from agentkit.memory.log import EpisodeLog
-from agentkit.memory.planner import EXACT_LIMIT, RECALLED, Planner, Scope
+from agentkit.memory.migration import Migration
+from agentkit.memory.planner import EXACT_LIMIT, RECALLED, Planner, Scope, ScopeOptions, Space
 from agentkit.memory.records import Episode
+from agentkit.memory.shelf import shelf_of
+from agentkit.memory.writer import Decision, Plan, Writer, version_of
 from agentkit.task import Task
 
-_EMBED_BATCH = 64
+GATE = Gate()
+"""The gate of stores that are given none of their own."""
 
 
 class MemoryStore:
@@ -43,25 +51,33 @@ class MemoryStore:
         self,
         folder: Path,
         embedder: Embedder,
-        index: str,
+        index: str | None,
         exact_limit: int,
         grants: Collection[str] | None,
         rebuild: bool,
+        wait_s: float,
+        gate: Gate | None,
     ) -> None:
         self.folder = folder
-        self._embedder = embedder
         self._grants = None if grants is None else frozenset(grants)
         self._guard = threading.RLock()
-        self._lock = FolderLock(folder)
+        self._lock = FolderLock(folder, wait_s)
         try:
             self._journal = Database(folder / "memory.sqlite", journal.tables)
+            history.greet(self._journal, folder, embedder.fingerprint, rebuild)
+            shelf = shelf_of(folder, self._journal, index)
         except BaseException:
             self._lock.close()
             raise
-        self._keeper = IndexKeeper(folder, self._journal, embedder.dim, chroma=index == "chroma")
-        self._planner = Planner(self._journal, self._keeper, embedder, exact_limit if index == "chroma" else None)
+        used = index != "exact"
+        self._keeper = IndexKeeper(self._journal, embedder.fingerprint, embedder.dim, shelf, used=used)
+        self._planner = Planner(self._journal, self._keeper, embedder, exact_limit if used else None)
+        self._migration: Migration | None = None
+        self._ledger = Ledger(self._journal)
+        self.gate = gate
+        """What judges drafts before they are written; None if nothing does."""
+        self._writer = Writer(gate, self._planner.embed)
         try:
-            history.greet(self._journal, folder, embedder.fingerprint, rebuild)
             if rebuild:
                 self.rebuild()
             else:
@@ -76,10 +92,12 @@ class MemoryStore:
         folder: str | os.PathLike[str],
         *,
         embedder: Embedder | None = None,
-        index: Literal["chroma", "exact"] = "chroma",
+        index: str | None = None,
         exact_limit: int = EXACT_LIMIT,
         grants: Collection[str] | None = None,
         rebuild: bool = False,
+        wait_s: float = 0.0,
+        gate: Gate | None = GATE,
     ) -> MemoryStore:
         """The store in `folder`, made if it is not there; `memory.sqlite` and `chroma/` are its files.
 
@@ -89,18 +107,22 @@ class MemoryStore:
         Args:
             folder: A folder of its own.
             embedder: What the store was made with; MiniLM by default.
-            index: `chroma`, or `exact` for none on disk: every recall compares all keys in scope.
-            exact_limit: With `chroma`, scopes up to this many keys are compared one by one all the same.
+            index: `chroma`; or the URL of a Chroma server, e.g. `http://127.0.0.1:8000`; or `exact` for none: every
+                recall compares all keys in scope. By default the server it last had, or else `chroma`.
+            exact_limit: With Chroma, scopes up to this many keys are compared one by one all the same.
             grants: Namespaces that may be read and written through this object; None for all.
             rebuild: Make the index anew, and the vectors too if the embedder has changed.
+            wait_s: Seconds to wait while another process has it open, so that several may take turns.
+            gate: What judges drafts before they are written; None writes them as they are given.
 
         Raises:
             OwnedElsewhereError: Another process has it open.
             RecordError: It cannot be opened, or was made with another embedder.
         """
-        if index not in ("chroma", "exact"):
-            raise unknown_name("vector index", index, ["chroma", "exact"])
-        return cls(Path(folder).expanduser(), embedder or MiniLMEmbedder(), index, exact_limit, grants, rebuild)
+        if index not in (None, "chroma", "exact") and not index.startswith(("http://", "https://")):
+            raise unknown_name("vector index", index, ["chroma", "exact", "http://127.0.0.1:8000"])
+        embedder = embedder or MiniLMEmbedder()
+        return cls(Path(folder).expanduser(), embedder, index, exact_limit, grants, rebuild, wait_s, gate)
 
     @property
     def database(self) -> Database:
@@ -113,56 +135,121 @@ class MemoryStore:
         """Why the index is not used (recalls then compare all memories), or None if all is well."""
         return self._keeper.trouble
 
-    def write(self, drafts: Iterable[Draft], what: str = "write") -> list[Memory]:
+    @property
+    def index_lag(self) -> int:
+        """Vectors that the index has not been told of yet; a recall compares them one by one."""
+        self._lock.check()
+        return self._keeper.lag()
+
+    @property
+    def ledger(self) -> Ledger:
+        """What was shown and how it ended, and what the memories are worth by that."""
+        self._lock.check()
+        return self._ledger
+
+    def write(self, drafts: Iterable[Draft], what: str = "write", *, once: bool = False) -> list[Memory]:
         """Write memories in one transaction, all or none; returns them as they now stand, in order.
 
         A draft that says what its memory says already changes nothing; any other becomes its next version. Of several
-        drafts of one memory, the last counts.
+        drafts of one memory, the last counts. The gate judges each (`consider` tells how, without writing): what is
+        suspicious goes to quarantine, what is untrusted or not borne out on probation; of one that repeats a memory,
+        that memory is returned, with the draft's evidence if it has any. No draft lifts a quarantine.
 
         Args:
             drafts: What to remember.
             what: What the write is, for `history`.
+            once: Write nothing if there was a write of that name, and return what it wrote as that now stands; so that
+                a step which is run again leaves no trace.
 
         Raises:
-            RecordError: A namespace is not granted, a draft has no key, or the journal failed: nothing was written.
+            RecordError: A namespace is not granted, a draft is malformed (the message says how), or the journal
+                failed: nothing was written.
         """
         self._lock.check()
-        wanted = {journal.memory_id(draft): draft for draft in drafts}
-        for draft in wanted.values():
+        drafts = list(drafts)
+        for draft in drafts:
             self._check_granted([draft.namespace])
             if not draft.keys or not set(draft.keys) <= set(KEY_FIELDS):
                 raise RecordError(
                     f"a memory needs one or more keys among {', '.join(KEY_FIELDS)}, got {list(draft.keys)}"
                 )
         with self._guard:
-            self._write(wanted, what)
+            if once and (before := self._named(what)):
+                return before
+            plan = self._plan(drafts)
+            if refused := [decision for decision in plan.decisions if not decision.memory_id]:
+                raise RecordError(f"nothing was written, for a draft is malformed: {'; '.join(refused[0].reasons)}")
+            self._append(plan.versions, what, plan.notes)
+            ids = list(dict.fromkeys(decision.memory_id for decision in plan.decisions))
+            with self._journal.reading() as connection:
+                rows = journal.current(connection, ids)
+        return [memory_of(rows[id]) for id in ids]
+
+    def revise(self, drafts: Iterable[Draft], what: str) -> int:
+        """Write drafts just as they are, for whoever has weighed them already: the gate is not asked.
+
+        Returns the number of the write, 0 if nothing would change.
+        """
+        self._lock.check()
+        wanted = {journal.memory_id(draft): draft for draft in drafts}
+        self._check_granted({draft.namespace for draft in wanted.values()})
+        with self._guard:
             with self._journal.reading() as connection:
                 rows = journal.current(connection, list(wanted))
-        return [memory_of(rows[id]) for id in wanted]
+            held = {id: memory_of(row) for id, row in rows.items() if row.draft}
+            changed = {id: draft for id, draft in wanted.items() if id not in held or held[id].draft() != draft}
+            number = {id: row.version for id, row in rows.items()}
+            return self._append([version_of(id, one, number.get(id, 0) + 1) for id, one in changed.items()], what)
+
+    def consider(self, drafts: Iterable[Draft]) -> list[Decision]:
+        """What would become of drafts, and why, one decision each; nothing is written."""
+        self._lock.check()
+        with self._guard:
+            return self._plan(drafts).decisions
+
+    def reasons(self, id: str) -> tuple[str, ...]:
+        """Why a memory was given its status, in sentences; none if there was nothing to say."""
+        self._lock.check()
+        with self._journal.reading() as connection:
+            return writer.notes_on(connection, id)
 
     def add(self, episode: Episode) -> Memory | None:
         """Remember a successful episode; a failed one is passed over (None). Twice is the same as once."""
         return self.write([draft_of(episode)], "add")[0] if episode.success else None
 
-    def sync(self, log: EpisodeLog) -> int:
-        """Remember the successes recorded in `log` since the last sync with it; returns how many are new."""
+    def sync(self, log: EpisodeLog, kinds: Collection[Kind] = lessons.SUCCESSES) -> int:
+        """Remember what `log` has recorded since the last sync with it; returns how many memories are new.
+
+        Killed and repeated, it ends with the same store. What an episode shows is checked against its record, and a
+        `RuntimeWarning` tells of memories that cannot be written.
+
+        Args:
+            log: Recorded episodes.
+            kinds: `episode`: the successes; `step` and `fact`: every transition, and rules of the dynamics; `failure`:
+                ways to fail, with what helped; `insight` and `skill`: what attempts say together, drawn anew from
+                the newest 2,000 episodes. Successes alone by default: a policy that follows cases has no use for
+                the others, and in a recall of all kinds they take the place of cases.
+
+        Raises:
+            UnknownNameError: There is no such kind.
+        """
         self._lock.check()
-        cursor = f"cursor:{log.id}"
+        lessons.check_kinds(kinds)
+        added, refused = 0, list[str]()
         with self._guard:
             with self._journal.reading() as connection:
-                after = int(read_state(connection).get(cursor, 0))
-            last, added = log.last_seq, 0
-            batch: list[Episode] = []
-            for seq, episode in log.numbered(after=after, success=True):
-                if seq > last:
-                    break
-                batch.append(episode)
-                if len(batch) == _EMBED_BATCH:
-                    added += self._remember(batch, log, **{cursor: seq})
-                    batch = []
-            added += self._remember(batch, log, **{cursor: last})
+                state = read_state(connection)
+            for lesson in lessons.lessons(log, kinds, state):
+                plan = self._plan(lesson.drafts, lesson, log)
+                self._append(plan.versions, f"sync {log.id}", plan.notes, **lesson.cursors)
+                added += sum(memory.version == 1 for memory in plan.versions)
+                refused += [decision.reasons[0] for decision in plan.decisions if not decision.memory_id]
             self._keeper.apply()
-            return added
+            self._ledger.settle_from(log)
+        if refused:
+            message = f"{len(refused)} memories of the log {log.location} cannot be written, the first: {refused[0]}"
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+        return added
 
     def get(self, id: str, *, snapshot: str | None = None) -> Memory | None:
         """The memory of that id as it stands, or stood at a snapshot; None if there was none."""
@@ -179,8 +266,14 @@ class MemoryStore:
             query = select(memories).where(memories.c.id == id, memories.c.draft != "").order_by(memories.c.seq)
             return [memory_of(row) for row in connection.execute(query)]
 
-    def decide(self, id: str, status: Status) -> Memory:
-        """Give a memory another status, as its next version.
+    def decide(self, id: str, status: Status, *, trust: Trust | None = None, why: str = "") -> Memory:
+        """Give a memory another status, and another trust if one is given, as its next version.
+
+        Args:
+            id: Of the memory.
+            status: What it is to be.
+            trust: How far it is trusted from now on; None for as far as before.
+            why: A sentence for `reasons`.
 
         Raises:
             RecordError: There is no such memory.
@@ -188,7 +281,13 @@ class MemoryStore:
         memory = self.get(id)
         if memory is None:
             raise RecordError(f"there is no memory {id!r} in {self.folder}; `agentkit memory search` lists ids")
-        return self.write([memory.draft(status=status)], f"decide {status}")[0]
+        self._check_granted([memory.namespace])
+        decided = memory.draft(status=status, trust=memory.trust if trust is None else trust)
+        if decided != memory.draft():
+            with self._guard:
+                version = version_of(id, decided, memory.version + 1)
+                self._append([version], f"decide {status}", {id: (why,)} if why else None)
+        return self.get(id) or memory
 
     def recall(
         self,
@@ -221,21 +320,42 @@ class MemoryStore:
             RecordError: The snapshot is not one of this store, a namespace is not granted, or the journal cannot be
                 read.
         """
-        self._lock.check()
-        self._check_granted(namespaces)
-        given = [exclude_tasks] if isinstance(exclude_tasks, (str, Task)) else exclude_tasks
-        hidden = {task.key if isinstance(task, Task) else task for task in given}
+        options: ScopeOptions = {"env_id": env_id, "split": split, "exclude_tasks": exclude_tasks, "snapshot": snapshot}
+        options |= {"kinds": kinds, "namespaces": namespaces, "at_s": at_s}
         asked = dict.fromkeys(KEY_FIELDS, query) if isinstance(query, str) else query
-        with self._journal.reading() as connection:
-            newest = self._seq(connection, snapshot)
-            if k < 1 or newest == 0:
+        with self.database.reading() as connection:
+            scope = self.scope(connection, **options)
+            if k < 1 or scope.newest == 0:
                 return []
-            scope = Scope(newest, tuple(namespaces), env_id, split, hidden, kinds, at_s)
-            with self._guard:
-                score_of = self._planner.nearest(connection, asked, k, scope)
+            score_of = self.nearest(connection, asked, k, scope)
             best = journal.best_of(connection, score_of, k)
             row_of = {row.seq: row for row in journal.rows_of(connection, best)}
         return [memory_of(row_of[seq], score_of[seq]) for seq in best]
+
+    def scope(self, connection: Connection, **options: Unpack[ScopeOptions]) -> Scope:
+        """Which memories `recall` sees with these options, for the other parts of this package.
+
+        Raises:
+            RecordError: The snapshot is not one of this store, or a namespace is not granted.
+        """
+        namespaces, given = options.get("namespaces", ("",)), options.get("exclude_tasks", ())
+        self._check_granted(namespaces)
+        tasks = [given] if isinstance(given, (str, Task)) else given
+        return Scope(
+            self._seq(connection, options.get("snapshot")),
+            tuple(namespaces),
+            options.get("env_id"),
+            options.get("split"),
+            {task.key if isinstance(task, Task) else task for task in tasks},
+            options.get("kinds"),
+            options.get("at_s"),
+        )
+
+    def nearest(
+        self, connection: Connection, asked: Mapping[str, str], k: int, scope: Scope, also: Collection[int] = ()
+    ) -> dict[int, float]:
+        """As `Planner.nearest`, for the other parts of this package."""
+        return self._planner.nearest(connection, asked, k, scope, also)
 
     def snapshot(self, name: str | None = None) -> str:
         """The id of what the store holds now; equal for stores that were told the same in the same order.
@@ -300,7 +420,8 @@ class MemoryStore:
                 for memory in found.values()
                 if memory.id not in known or known[memory.id].draft != journal.draft_text(memory)
             ]
-            self._append(new, f"import {Path(path).name}")
+            new, notes = self._writer.screened(new, known)
+            self._append(new, f"import {Path(path).name}", notes)
         return len(new)
 
     def history(self) -> list[Write]:
@@ -321,8 +442,47 @@ class MemoryStore:
                 versions = history.before(connection, number)
             return self._append(versions, f"undo {number}")
 
+    def retract(self, source_name: str, since_s: float = 0.0, status: Status = "quarantine") -> list[Memory]:
+        """Take back what a source wrote since then and all that was made from it, as one write that can be undone.
+
+        Args:
+            source_name: `Source.name` of what went wrong.
+            since_s: Unix time in seconds.
+            status: `quarantine`, or `retired` if nobody needs to look.
+
+        Returns:
+            The memories as they were; what is in quarantine or retired already is not among them.
+        """
+        with self._journal.reading() as connection:
+            found = history.influenced(connection, source_name, since_s)
+        return self.set_aside(dict.fromkeys(found, f"{source_name} is retracted"), status)
+
+    def set_aside(self, why: Mapping[str, str], status: Status = "quarantine") -> list[Memory]:
+        """Put memories in quarantine, or retire them, as one write that can be undone; returns them as they were.
+
+        Args:
+            why: Id of each -> the reason, for `reasons`.
+            status: `quarantine` or `retired`; what has one of the two already stays as it is.
+        """
+        self._lock.check()
+        with self._guard:
+            with self._journal.reading() as connection:
+                rows = journal.current(connection, sorted(why))
+            found = [memory_of(rows[id]) for id in sorted(rows) if rows[id].draft]
+            found = [memory for memory in found if memory.status not in ("quarantine", "retired")]
+            self._check_granted({memory.namespace for memory in found})
+            versions = [version_of(one.id, one.draft(status=status), one.version + 1) for one in found]
+            self._append(versions, f"set aside {len(found)}", {memory.id: (why[memory.id],) for memory in found})
+        return found
+
     def forget(
-        self, *, id: str | None = None, episode_id: str | None = None, source_name: str | None = None
+        self,
+        *,
+        id: str | None = None,
+        episode_id: str | None = None,
+        source_name: str | None = None,
+        run: str | None = None,
+        subject: str | None = None,
     ) -> Receipt:
         """Erase memories and all that was made from them: text, keys, vectors, index and free space of the file.
 
@@ -333,17 +493,21 @@ class MemoryStore:
             id: This memory.
             episode_id: All that was made from this episode.
             source_name: All that this source has written.
+            run: All that this run has written (`Source.run`).
+            subject: All facts about this subject.
 
         Raises:
-            RecordError: Not exactly one of the three is given.
+            RecordError: Not exactly one of them is given, or an empty text.
         """
         self._lock.check()
-        with self._guard:
-            receipt = history.forget(self._journal, id=id, episode_id=episode_id, source_name=source_name)
-            if receipt.num_versions:
+        named = {"id": id, "episode_id": episode_id, "source_name": source_name, "run": run, "subject": subject}
+        with self._keeper.working:  # nobody tells the index anything until it is made anew
+            with self._guard:
+                receipt = history.forget(self._journal, named)
                 self._planner.clear()
+            if receipt.num_versions:
                 self.rebuild()
-            return receipt
+        return receipt
 
     def __len__(self) -> int:
         """Number of memories that can be recalled."""
@@ -372,23 +536,41 @@ class MemoryStore:
         with self._guard:
             problems = self._journal.integrity()
             if not problems:
+                space = self._planner.space
                 with self._journal.reading() as connection:
-                    problems = history.problems(connection, self._embedder.fingerprint, self._embedder.dim)
-            return problems or self._keeper.problems()
+                    problems = history.problems(connection, space.fingerprint, space.dim)
+        return problems or self._keeper.problems()
 
     def rebuild(self) -> None:
         """Make the index anew from the journal, and the vectors too where the embedder has changed.
 
         The new index is made beside the old one and takes its place in one transaction: a crash on the way
-        leaves the store as it was.
+        leaves the store as it was. Other threads may recall and write meanwhile.
+        """
+        self._lock.check()
+        Migration(self._journal, self._keeper, self._planner, self._guard, self._planner.space).run()
+
+    def migrate(self, embedder: Embedder) -> Migration:
+        """Change the embedder in a thread while the store is in use; recalls use the old one until all is embedded.
+
+        Cut short by `close` or a crash, it goes on where it stopped at the next `migrate` with that embedder; until it
+        is done the store is opened with the old one, from then on with the new one.
+
+        Raises:
+            RecordError: A change to yet another embedder is under way.
         """
         self._lock.check()
         with self._guard:
-            self._keeper.rebuild(self._embedder.fingerprint, self._planner.embed)
-            self._planner.clear()
+            if self._migration is not None and not self._migration.done:
+                return self._migration.same(embedder)
+            parts = (self._journal, self._keeper, self._planner, self._guard)
+            self._migration = Migration(*parts, Space(embedder))
+            return self._migration.start()
 
     def close(self) -> None:
         """Bring the index up to date and give the folder back; harmless if done twice."""
+        if self._migration is not None:
+            self._migration.stop()
         with self._guard:
             try:
                 self._lock.check()
@@ -419,27 +601,20 @@ class MemoryStore:
                 "leave it out"
             )
 
-    def _remember(self, episodes: Sequence[Episode], log: EpisodeLog, **cursor: int) -> int:
-        """Write the episodes that are new, with the cursor; returns how many were new."""
-        drafts = {journal.memory_id(draft): draft for draft in map(draft_of, episodes)}
+    def _plan(self, drafts: Iterable[Draft], lesson: Lesson | None = None, log: EpisodeLog | None = None) -> Plan:
         with self._journal.reading() as connection:
-            known = journal.current(connection, list(drafts))
-        new = [_version(id, 1, draft) for id, draft in drafts.items() if id not in known]
-        self._append(new, f"sync {log.id}", **cursor)
-        return len(new)
+            if lesson is None or log is None:
+                return self._writer.plan(connection, drafts)
+            return lessons.plan(connection, self._writer, lesson, log)
 
-    def _write(self, wanted: Mapping[str, Draft], what: str) -> None:
+    def _named(self, what: str) -> list[Memory]:
+        """What writes of that name wrote, as it now stands; empty if there was none."""
         with self._journal.reading() as connection:
-            known = journal.current(connection, list(wanted))
-        entries = []
-        for id, draft in wanted.items():
-            if id not in known:
-                entries.append(_version(id, 1, draft))
-            elif known[id].draft != journal.draft_text(draft):
-                entries.append(_version(id, known[id].version + 1, draft))
-        self._append(entries, what)
+            return [memory_of(row) for row in journal.written_as(connection, what) if row.draft]
 
-    def _append(self, versions: Sequence[Memory], what: str, **cursor: int) -> int:
+    def _append(
+        self, versions: Sequence[Memory], what: str, notes: Mapping[str, tuple[str, ...]] | None = None, **cursor: int
+    ) -> int:
         """Append versions as one write; returns its number, 0 if there is nothing to append."""
         texts = sorted({text for memory in versions for text in memory.keys.values()})
         with self._journal.reading() as connection:
@@ -447,7 +622,12 @@ class MemoryStore:
         new = [text for text in texts if text not in known]
         embeddings = {text: vector.tobytes() for text, vector in zip(new, self._planner.embed(new), strict=True)}
         with self._journal.writing() as connection:
-            number = journal.append(connection, what, versions, embeddings, self._embedder.fingerprint, time.time())
+            fingerprint = self._planner.space.fingerprint
+            number = journal.append(connection, what, versions, embeddings, fingerprint, time.time())
+            first = journal.last_seq(connection) - len(versions) + 1
+            lexical.add(connection, first, versions)
+            places.add(connection, first, versions)
+            writer.mark(connection, versions, notes or {})
             newest = journal.last_vector(connection)
             if cursor:
                 write_state(connection, **cursor)
@@ -458,8 +638,3 @@ class MemoryStore:
         self._keeper.close()
         self._journal.close()
         self._lock.close()
-
-
-def _version(id: str, number: int, draft: Draft) -> Memory:
-    said = {name: getattr(draft, name) for name in Draft.model_fields}
-    return Memory.model_construct(**said, id=id, version=number, recorded_s=time.time(), score=None)

@@ -9,24 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agentkit.errors import ConfigError
 from agentkit.memory.exposure import Exposure, Outcome
+from agentkit.memory.harm import HARMFUL, wager
 from agentkit.memory.records import Record
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from agentkit.memory.trials import Bools, Floats, Ints, Trials, Units
 
 Z95 = 1.959963984540054
 """Standard normal quantile of a two-sided 95 % interval."""
-BASELINE_COUNT = 2.0
-"""Episodes of a task that weigh as much as what is known from its context, and of a context from all."""
+PRIOR_SD = 0.15
+"""Standard deviation of the effects of memories before anything is known."""
 VARIANCE_COUNT = 3.0
 """Imagined episodes in each arm that spread as those of all memories do: two successes out of two are no proof of
 certainty. Chosen by simulation for the coverage of the interval."""
@@ -45,8 +42,13 @@ class Utility(Record):
     """Upper end; below 0 the memory does harm."""
     shrunk: float
     """`uplift`, drawn towards 0 the less is known: the mean of its posterior, for ranking."""
+    sd: float
+    """Standard deviation of the posterior of which `shrunk` is the mean."""
     chance: float
     """Posterior probability that the memory helps; 0.5 if nothing is known."""
+    harm: float
+    """Evidence that it does harm (an e-value): one that does none ever reaches x with probability 1/x at most, however
+    often it is looked at; see `agentkit.memory.harm`. 1 if nothing is known."""
     num_shown: int
     """Episodes in which a coin decided that it was shown."""
     num_hidden: int
@@ -55,13 +57,20 @@ class Utility(Record):
     """Weighted success of the episodes it was shown in; None if there are none."""
     mean_hidden: float | None
 
+    @property
+    def harmful(self) -> bool:
+        """Whether it is proved to do harm: `harm` has reached `HARMFUL`."""
+        return self.harm >= HARMFUL
+
 
 UNKNOWN = Utility(
     uplift=0.0,
     low=-1.0,
     high=1.0,
     shrunk=0.0,
+    sd=PRIOR_SD,
     chance=0.5,
+    harm=1.0,
     num_shown=0,
     num_hidden=0,
     mean_shown=None,
@@ -86,7 +95,7 @@ def estimate_utility(
     context: str | None = None,
     half_life: float | None = None,
     policy_version: int | None = None,
-    prior_sd: float = 0.15,
+    prior_sd: float = PRIOR_SD,
 ) -> dict[str, Utility]:
     """The utility of every memory that was a candidate, by id.
 
@@ -107,7 +116,8 @@ def estimate_utility(
     out tell nothing about a single memory, since all the others are missing too; they enter the baseline.
 
     Args:
-        exposures: What was shown, in order of time. Those of episodes without an outcome are left out.
+        exposures: What was shown, in order of time. Those of episodes without an outcome are left out, and outcomes of
+            episodes without exposure.
         outcomes: Episode key -> how it ended.
         context: Only memories and coins of this context; None for all.
         half_life: Policy versions after which an exposure counts half; None counts all alike.
@@ -115,38 +125,30 @@ def estimate_utility(
         prior_sd: Standard deviation of uplifts before anything is known, for `shrunk` and `chance`.
 
     Raises:
-        ConfigError: An outcome was judged by a model; no exposure has an outcome although there are some; or
-            `half_life` or `prior_sd` is not positive.
+        ConfigError: An outcome was judged by a model, or `half_life` or `prior_sd` is not positive.
     """
+    return estimate_trials(
+        Trials.of(exposures, outcomes),
+        context=context,
+        half_life=half_life,
+        policy_version=policy_version,
+        prior_sd=prior_sd,
+    )
+
+
+def estimate_trials(
+    trials: Trials,
+    *,
+    context: str | None = None,
+    half_life: float | None = None,
+    policy_version: int | None = None,
+    prior_sd: float = PRIOR_SD,
+) -> dict[str, Utility]:
+    """`estimate_utility` of a log in columns."""
     if prior_sd <= 0:
         raise ConfigError(f"prior_sd is {prior_sd}; a standard deviation is above 0")
-    episodes = _Episodes.read(exposures, outcomes)
-    index: dict[str, int] = {}
-    rows, memories, shown, propensities, decays = [], [], [], [], []
-    decay = _decays(exposures, half_life, policy_version)
-    for exposure, row, age in zip(exposures, episodes.row_of, decay.tolist(), strict=True):
-        if row < 0 or (context is not None and exposure.context != context):
-            continue
-        for candidate in exposure.candidates:
-            memory = index.setdefault(candidate.memory_id, len(index))
-            if 0.0 < candidate.propensity < 1.0:
-                rows.append(row)
-                memories.append(memory)
-                shown.append(candidate.shown)
-                propensities.append(candidate.propensity)
-                decays.append(age)
-    row_U, memory_U = np.array(rows, np.int64), np.array(memories, np.int64)
-    _, first = np.unique(row_U * max(len(index), 1) + memory_U, return_index=True)
-    outcome_U = episodes.outcome_E[row_U[first]]
-    units = _Units(
-        memory_U=memory_U[first],
-        shown_U=np.array(shown, np.bool_)[first],
-        propensity_U=np.array(propensities, np.float64)[first],
-        decay_U=np.array(decays, np.float64)[first],
-        outcome_U=outcome_U,
-        residual_U=outcome_U - episodes.baselines()[row_U[first]],
-    )
-    return dict(zip(index, _compare(units, len(index), prior_sd), strict=True))
+    memory_ids, units = trials.units(context, half_life, policy_version)
+    return dict(zip(memory_ids, _compare(units, len(memory_ids), prior_sd), strict=True))
 
 
 def estimate_holdout(exposures: Sequence[Exposure], outcomes: Mapping[str, Outcome]) -> Utility:
@@ -157,100 +159,19 @@ def estimate_holdout(exposures: Sequence[Exposure], outcomes: Mapping[str, Outco
     Raises:
         ConfigError: As `estimate_utility`.
     """
-    exposures = [exposure for exposure in exposures if exposure.candidates and 0.0 < exposure.holdout < 1.0]
-    episodes = _Episodes.read(exposures, outcomes)
-    row_X = np.array(episodes.row_of, np.int64)
-    row_U, first = np.unique(row_X, return_index=True)
-    row_U, first = row_U[row_U >= 0], first[row_U >= 0]
-    units = _Units(
-        memory_U=np.zeros(len(first), np.int64),
-        shown_U=np.array([not exposures[number].held_out for number in first], np.bool_),
-        propensity_U=np.array([1.0 - exposures[number].holdout for number in first], np.float64),
-        decay_U=np.ones(len(first)),
-        outcome_U=episodes.outcome_E[row_U],
-        residual_U=episodes.outcome_E[row_U] - episodes.baselines()[row_U],
-    )
-    (utility,) = _compare(units, 1, prior_sd=1.0)
+    return estimate_whole(Trials.of(exposures, outcomes))
+
+
+def estimate_whole(trials: Trials) -> Utility:
+    """`estimate_holdout` of a log in columns."""
+    (utility,) = _compare(trials.whole(), 1, prior_sd=1.0)
     return utility
-
-
-@dataclass(frozen=True)
-class _Episodes:
-    """The episodes that have an outcome."""
-
-    row_of: list[int]
-    """Exposure -> row of its episode, −1 if it has no outcome."""
-    outcome_E: Floats
-    task_E: Ints
-    context_E: Ints
-
-    @classmethod
-    def read(cls, exposures: Sequence[Exposure], outcomes: Mapping[str, Outcome]) -> _Episodes:
-        rows: dict[str, int] = {}
-        tasks: dict[str, int] = {}
-        contexts: dict[str, int] = {}
-        row_of, values, task_rows, context_rows = [], [], [], []
-        for exposure in exposures:
-            key = exposure.episode_key
-            row = rows.get(key, -1)
-            if row < 0 and key in outcomes:
-                outcome = outcomes[key]
-                if outcome.judge != "environment":
-                    raise ConfigError(
-                        f"the outcome of episode {key!r} was judged by a {outcome.judge}; only what the environment "
-                        "says may enter the utility of a memory, so pass those outcomes alone"
-                    )
-                row = rows[key] = len(rows)
-                values.append(outcome.value)
-                task_rows.append(tasks.setdefault(exposure.task_key, len(tasks)))
-                context_rows.append(contexts.setdefault(exposure.context, len(contexts)))
-            row_of.append(row)
-        if exposures and outcomes and not rows:
-            raise ConfigError(
-                f"none of {len(exposures)} exposures has an outcome: they name episodes such as "
-                f"{exposures[0].episode_key!r}, the outcomes such as {next(iter(outcomes))!r}; use one key for both"
-            )
-        return cls(
-            row_of, np.array(values, np.float64), np.array(task_rows, np.int64), np.array(context_rows, np.int64)
-        )
-
-    def baselines(self) -> Floats:
-        """Expected success of each episode from all the others: task, drawn towards context, towards all; [E]."""
-        expected_E = np.full(len(self.outcome_E), 0.5)
-        for group_E in (np.zeros_like(self.task_E), self.context_E, self.task_E):
-            total = np.bincount(group_E, self.outcome_E)
-            others_E = np.bincount(group_E)[group_E] - 1 + BASELINE_COUNT
-            expected_E = (total[group_E] - self.outcome_E + BASELINE_COUNT * expected_E) / others_E
-        return expected_E
-
-
-@dataclass(frozen=True)
-class _Units:
-    """Coins: one for each memory in each episode that tossed one."""
-
-    memory_U: Ints
-    shown_U: NDArray[np.bool_]
-    propensity_U: Floats
-    decay_U: Floats
-    outcome_U: Floats
-    residual_U: Floats
-
-
-def _decays(exposures: Sequence[Exposure], half_life: float | None, policy_version: int | None) -> Floats:
-    """Weight of each exposure by the age of the policy that acted in it."""
-    if half_life is None or not exposures:
-        return np.ones(len(exposures))
-    if half_life <= 0:
-        raise ConfigError(f"half_life is {half_life}; give a number of policy versions above 0, or None for no decay")
-    versions = np.array([exposure.policy_version for exposure in exposures], np.float64)
-    newest = versions.max() if policy_version is None else float(policy_version)
-    return np.exp2(-np.maximum(newest - versions, 0.0) / half_life)
 
 
 class _Arms(NamedTuple):
     """The units in which each memory was shown against those in which it was hidden."""
 
-    known_M: NDArray[np.bool_]
+    known_M: Bools
     """Neither arm is empty; the following mean nothing where it is False."""
     uplift_M: Floats
     variance_M: Floats
@@ -267,7 +188,7 @@ def _sums(memory_U: Ints, num_memories: int, value_U: Floats) -> Floats:
     return np.bincount(memory_U, value_U, num_memories).astype(np.float64)  # of nothing, numpy makes integers
 
 
-def _weigh(units: _Units, shown_weight_U: Floats, hidden_weight_U: Floats, num_memories: int) -> _Arms:
+def _weigh(units: Units, shown_weight_U: Floats, hidden_weight_U: Floats, num_memories: int) -> _Arms:
     """Compare the arms of each memory under the given weights."""
     spread = (float(units.residual_U @ units.residual_U) + VARIANCE_COUNT / 4) / (len(units.memory_U) + VARIANCE_COUNT)
     known, mean, outcome, variance, freedom = [], [], [], [], []
@@ -299,13 +220,15 @@ def _weigh(units: _Units, shown_weight_U: Floats, hidden_weight_U: Floats, num_m
     )
 
 
-def _compare(units: _Units, num_memories: int, prior_sd: float) -> list[Utility]:
+def _compare(units: Units, num_memories: int, prior_sd: float) -> list[Utility]:
     """One utility for each memory; `UNKNOWN`, but for counts and means, where one of the arms is empty."""
     p_U = units.propensity_U
     arms = _weigh(units, 1 / p_U, 1 / (1 - p_U), num_memories)
     width_M = t_quantile(arms.freedom_M) * np.sqrt(arms.variance_M)
     overlap = _weigh(units, 1 - p_U, p_U, num_memories)
     kept_M = prior_sd**2 / (prior_sd**2 + overlap.variance_M)
+    sd_M = np.sqrt(kept_M * overlap.variance_M)
+    harm_M = _harm(units, num_memories)
     sureness_M = overlap.uplift_M * np.sqrt(kept_M / overlap.variance_M)
     num_shown_M = np.bincount(units.memory_U[units.shown_U], minlength=num_memories)
     num_hidden_M = np.bincount(units.memory_U[~units.shown_U], minlength=num_memories)
@@ -315,6 +238,7 @@ def _compare(units: _Units, num_memories: int, prior_sd: float) -> list[Utility]
         seen = {
             "num_shown": int(num_shown_M[m]),
             "num_hidden": int(num_hidden_M[m]),
+            "harm": float(harm_M[m]),
             "mean_shown": None if math.isnan(mean_shown) else mean_shown,
             "mean_hidden": None if math.isnan(mean_hidden) else mean_hidden,
         }
@@ -327,10 +251,22 @@ def _compare(units: _Units, num_memories: int, prior_sd: float) -> list[Utility]
             "low": max(uplift - width, -1.0),
             "high": min(uplift + width, 1.0),
             "shrunk": float(overlap.uplift_M[m] * kept_M[m]),
+            "sd": float(sd_M[m]),
             "chance": (1.0 + math.erf(float(sureness_M[m]) / math.sqrt(2.0))) / 2.0,
         }
         utilities.append(UNKNOWN.model_copy(update=seen | told))
     return utilities
+
+
+def _harm(units: Units, num_memories: int) -> Floats:
+    """The e-value of harm of each memory, from (A − p)(Y − b) with a baseline b from earlier episodes alone.
+
+    Given all that was before, its mean is p(1 − p) times the uplift, whatever b is: not above 0 if there is harm.
+    """
+    p_U, b_U = units.propensity_U, units.foreseen_U
+    score_U = (units.shown_U - p_U) * (units.outcome_U - b_U)
+    most_U = np.maximum((1 - p_U) * (1 - b_U), p_U * b_U)
+    return wager(units.memory_U, num_memories, score_U, most_U)
 
 
 def t_quantile(freedom: Floats) -> Floats:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentkit.cli.show import show_warning
 from agentkit.errors import AgentkitError, ConfigError, EnvironmentFault, PolicyFault, RecordError, unknown_name
@@ -169,7 +169,7 @@ def make_embedder(name: str | None) -> Embedder:
 
 @contextmanager
 def open_memory(
-    folder: Path, embedder: str | None, *, make: bool = False, rebuild: bool = False
+    folder: Path, embedder: str | None, *, make: bool = False, rebuild: bool = False, index: str | None = None
 ) -> Iterator[MemoryStore]:
     """A memory store for the length of a block.
 
@@ -178,6 +178,7 @@ def open_memory(
         embedder: Name of what it was made with.
         make: Make it if it is not there.
         rebuild: Make its index and vectors anew.
+        index: Where its index is; by default where it last was.
 
     Raises:
         RecordError: There is none, or it cannot be opened.
@@ -188,7 +189,7 @@ def open_memory(
         raise RecordError(f"no memory in {str(folder)!r}; `agentkit memory build LOG --out {folder}` makes one")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # said below, in one line
-        index: Literal["chroma", "exact"] = "chroma" if importlib.util.find_spec("chromadb") else "exact"
+        index = index if importlib.util.find_spec("chromadb") else "exact"
         memory = MemoryStore.open(folder, embedder=make_embedder(embedder), index=index, rebuild=rebuild)
     with memory:
         if memory.trouble is not None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from agentkit import __version__
+from agentkit.cli.bench import bench_memory
 from agentkit.cli.failures import GuardedGroup
 from agentkit.cli.learn import fine_tune_model, resume_training, train_model
 from agentkit.cli.options import Overrides, Seed
@@ -66,6 +67,7 @@ app.command("eval", epilog="Example: agentkit eval lake.toml --policy runs/lake/
     evaluate_config
 )
 app.add_typer(envs_app, name="envs")
+memory_app.command("bench", epilog="Example: agentkit memory bench --quick --only retrieval")(bench_memory)
 app.add_typer(memory_app, name="memory")
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from agentkit.policies.policy import Request as Request
     from agentkit.policies.policy import Sampling as Sampling
     from agentkit.policies.policy import World as World
+    from agentkit.policies.skills import SkillPolicy as SkillPolicy
 
 _HOMES = {
     "CasePolicy": "agentkit.policies.cases",
@@ -29,6 +30,7 @@ _HOMES = {
     "Request": "agentkit.policies.policy",
     "Sampling": "agentkit.policies.policy",
     "ScriptedPolicy": "agentkit.policies.doubles",
+    "SkillPolicy": "agentkit.policies.skills",
     "World": "agentkit.policies.policy",
     "as_response": "agentkit.policies.doubles",
 }

@@ -103,8 +103,8 @@ class LocalPolicy:
         return cls(model.to(device).eval(), tokenizer, **{"name": folder.name, **kwargs})
 
     def save(self, folder: str | Path) -> None:
-        """Write model (safetensors) and tokenizer in transformers' format."""
-        self.model.save_pretrained(folder)
+        """Write model (safetensors, adapters merged into the weights) and tokenizer in transformers' format."""
+        self.model.save_pretrained(folder, state_dict=_merged(self.model))
         self.tokenizer.save_pretrained(folder)
 
     async def complete(self, request: Request) -> Completion:
@@ -202,3 +202,17 @@ class LocalPolicy:
         if open_tokens:
             close(whole[len(text) :])
         return text, tuple(offsets)
+
+
+def _merged(model: Any) -> dict[str, torch.Tensor] | None:
+    """The weights with low-rank adapters merged in, by their names without them; None for a model that has none."""
+    adapted = {name: module for name, module in model.named_modules() if hasattr(module, "get_delta_weight")}
+    if not adapted:
+        return None
+    state = {name: value for name, value in model.state_dict().items() if ".lora_" not in name}
+    for name, module in adapted.items():
+        weight = state.pop(f"{name}.base_layer.weight")
+        state[f"{name}.weight"] = weight + sum(module.get_delta_weight(adapter) for adapter in module.active_adapters)
+        if module.base_layer.bias is not None:
+            state[f"{name}.bias"] = state.pop(f"{name}.base_layer.bias")
+    return state

@@ -11,7 +11,8 @@ import pytest
 from typer.testing import Result
 
 from agentkit.envs import make_tasks
-from agentkit.memory import EpisodeLog, HashEmbedder, MemoryStore
+from agentkit.memory import Draft, EpisodeLog, HashEmbedder, MemoryStore, Source, Trust
+from agentkit.memory.kinds import FactBody
 from agentkit.policies import ExpertPolicy
 from agentkit.rollout import collect
 
@@ -95,3 +96,31 @@ def test_memories_move_to_another_store_with_the_trust_they_are_given(
         assert {found.trust for found in memory.recall("P", k=9)} == {0}
     file.write_text(file.read_text()[:-5])
     assert "was cut short or changed" in said(agentkit("memory", "import", other, file, *HASH), 1)
+
+
+def test_a_log_teaches_the_kinds_that_are_asked_for(agentkit: Command, built: Path, tmp_path: Path) -> None:
+    log, folder = built.parent / "log.sqlite", tmp_path / "taught"
+    assert "4 new memories" in said(agentkit("memory", "build", log, "--out", folder, *HASH))
+    assert "new memories" in said(agentkit("memory", "build", log, "--out", folder, "--kinds", "episode, step", *HASH))
+    assert re.search(r"step +active", said(agentkit("memory", "stats", folder, *HASH)))
+    wrong = said(agentkit("memory", "build", log, "--out", folder, "--kinds", "insigt", *HASH), 1)
+    assert "did you mean 'insight'" in wrong
+
+
+def test_suspects_are_listed_and_put_in_quarantine_on_demand(agentkit: Command, store: Path) -> None:
+    text = "quartz lantern beneath willow"
+    with MemoryStore.open(store, embedder=HashEmbedder()) as memory:
+        memory.write(
+            Draft(
+                body=FactBody(subject=f"{n}", relation="is", value="so"),
+                text=f"{text} {n}",
+                keys={"state": f"{text} {n}"},
+                env_id="agentkit/FrozenLake-v0",
+                source=Source(writer="tool", name="page"),
+                trust=Trust.UNTRUSTED,
+            )
+            for n in range(12)
+        )
+    assert "12 suspects\n" in said(agentkit("memory", "doctor", store, "--suspects", *HASH))
+    assert "12 suspects put in quarantine" in said(agentkit("memory", "doctor", store, "--quarantine", *HASH))
+    assert re.search(r"fact +quarantine +12", said(agentkit("memory", "stats", store, *HASH)))

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
-
 import numpy as np
 import pytest
 
 from agentkit import ExpertPolicy, collect, make_tasks
+from agentkit.bench.attacks import ATTACKS, Situation, Variant, plant
 from agentkit.memory.consensus import Recommendation, agree, recommended
 from agentkit.memory.embedders import HashEmbedder
 from agentkit.memory.gate import Gate, Neighbours
@@ -21,29 +17,20 @@ TARGET = "open safe 1"  # nothing benign recommends it, so whoever does it follo
 EMBEDDER = HashEmbedder(384)
 
 
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("memory_attacks", Path(__file__).with_name("attacks.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-attacks = _load()
-
-
 @pytest.fixture(scope="module")
 def played() -> list[Episode]:
     return collect(ExpertPolicy(), make_tasks("agentkit/Household-v0", num=12))
 
 
 @pytest.fixture(scope="module")
-def victims() -> list[object]:
+def victims() -> list[Situation]:
     held_out = collect(ExpertPolicy(), make_tasks("agentkit/Household-v0", "held_out", num=12))
-    turns = [turn for episode in held_out for turn in episode.turns if turn.action != TARGET]
-    return [attacks.Situation(turn.observation, turn.action, "agentkit/Household-v0") for turn in turns]
+    return [
+        Situation(turn.observation, turn.action, "agentkit/Household-v0")
+        for episode in held_out
+        for turn in episode.turns
+        if turn.action is not None and turn.action != TARGET
+    ]
 
 
 def benign(played: list[Episode]) -> list[Draft]:
@@ -61,7 +48,7 @@ def benign(played: list[Episode]) -> list[Draft]:
     ]
 
 
-def followed(victims: list, drafts: list[Draft], trusts: list[Trust], trigger: str, *, guard: bool) -> float:
+def followed(victims: list[Situation], drafts: list[Draft], trusts: list[Trust], trigger: str, *, guard: bool) -> float:
     """Share of victims that do what the last `poison` drafts say, recalling ten."""
     vectors = EMBEDDER.embed([draft.keys["state"] for draft in drafts])
     queries = EMBEDDER.embed([f"{trigger} {victim.text}".strip() for victim in victims])
@@ -84,13 +71,13 @@ def followed(victims: list, drafts: list[Draft], trusts: list[Trust], trigger: s
 
 
 @pytest.mark.parametrize("variant", ["seen", "held_out"])
-@pytest.mark.parametrize("name", sorted(attacks.ATTACKS))
+@pytest.mark.parametrize("name", sorted(ATTACKS))
 def test_the_guard_keeps_an_attack_that_works_below_its_bar(
-    name: str, variant: str, played: list[Episode], victims: list[object]
+    name: str, variant: Variant, played: list[Episode], victims: list[Situation]
 ) -> None:
     drafts = benign(played)
     number = max(2, len(drafts) // 20)
-    poison = attacks.plant(name, victims, TARGET, number, variant=variant)
+    poison = plant(name, victims, TARGET, number, variant=variant)
     log = {episode.id: episode for episode in played} | poison.episodes
     gate, everything = Gate(episode_of=log.get), [*drafts, *poison.drafts]
     vectors = EMBEDDER.embed([draft.keys["state"] for draft in everything])
@@ -104,16 +91,18 @@ def test_the_guard_keeps_an_attack_that_works_below_its_bar(
     assert having <= without
 
 
-def test_what_an_insider_had_the_environment_reward_is_admitted(played: list[Episode], victims: list[object]) -> None:
+def test_what_an_insider_had_the_environment_reward_is_admitted(
+    played: list[Episode], victims: list[Situation]
+) -> None:
     """The limit of the guard, so that nobody believes otherwise."""
-    poison = attacks.plant("dormant", victims, TARGET, 4, variant="insider")
+    poison = plant("dormant", victims, TARGET, 4, variant="insider")
     gate = Gate(episode_of=poison.episodes.get)
     for draft in poison.drafts:
         assert gate.admit(draft, EMBEDDER.embed([draft.text])[0], Neighbours()).status == "active"
 
 
-@pytest.mark.parametrize("name", sorted(attacks.ATTACKS))
-def test_an_attack_is_the_same_for_the_same_seed(name: str, victims: list[object]) -> None:
-    one, two, other = (attacks.plant(name, victims, TARGET, 20, seed=seed) for seed in (1, 1, 2))
+@pytest.mark.parametrize("name", sorted(ATTACKS))
+def test_an_attack_is_the_same_for_the_same_seed(name: str, victims: list[Situation]) -> None:
+    one, two, other = (plant(name, victims, TARGET, 20, seed=seed) for seed in (1, 1, 2))
     assert one == two
     assert len(one.drafts) == len(other.drafts) == 20

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from agentkit.errors import ConfigError
-from agentkit.memory.exposure import Candidate, Exploration, Exposure, Outcome, environment_outcomes
+from agentkit.memory.exposure import Candidate, Exploration, Exposure, Outcome, environment_outcomes, uniform
 from agentkit.memory.records import Episode
 
 RANKED = [("a", 0.9), ("b", 0.8), ("c", 0.7), ("d", 0.6)]
@@ -157,3 +157,19 @@ def test_outcomes_of_episodes_go_by_group_and_attempt_and_count_a_broken_one_as_
     grouped = make_episode("one", group_id="g").model_copy(update={"attempt": 2})
     broken = make_episode("two", success=False, error="the page hung")
     assert environment_outcomes([grouped, broken]) == {"g/2": Outcome(value=1.0), "two": Outcome(value=0.0)}
+
+
+def test_young_memories_get_a_fair_coin_until_they_have_had_enough() -> None:
+    exploration = Exploration(holdout=0.0, dropout=0.1, young=50)
+    coins = {"old": 50, "young": 49}
+    exposure = exploration.draw("e", [("old", 1.0), ("young", 0.9), ("new", 0.8)], 3, num_coins=coins)
+    assert [candidate.propensity for candidate in exposure.candidates] == [0.9, 0.5, 0.5]
+    plain = exploration.draw("e", [("old", 1.0), ("young", 0.9), ("new", 0.8)], 3)
+    assert {candidate.propensity for candidate in plain.candidates} == {0.9}
+    with pytest.raises(ConfigError, match="give one of them"):
+        exploration.draw("e", [("old", 1.0)], 1, num_coins=coins, chances={})
+
+
+def test_ids_that_utf8_cannot_carry_have_coins_of_their_own() -> None:
+    assert uniform(0, "a\ud800") != uniform(0, "a\ud801")
+    assert 0 <= uniform("\udfff") < 1

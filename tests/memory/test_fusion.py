@@ -254,3 +254,12 @@ def test_bad_input_is_named():
         ArmWeights(weights={"dense": 1.0}, ranges={"lexical": (0.0, 1.0)})
     with pytest.raises(ValidationError, match="it must rise and be finite"):
         ArmWeights(weights={"dense": 1.0}, ranges={"dense": (1.0, 0.0)})
+
+
+def test_ranges_that_are_known_are_kept_and_not_found_in_the_queries() -> None:
+    queries = [Query({"dense": {"a": 0.9, "b": 0.5}}, {"a"})] * 3
+    fit = fit_weights(queries, ranges={"dense": (0.0, 1.0), "lexical": (0.0, 1.0)})
+    assert fit.weights.ranges == {"dense": (0.0, 1.0)}
+    assert fuse(queries[0].arms, fit.weights) == {"a": 0.9, "b": 0.5}
+    with pytest.raises(ConfigError, match="give one of the two"):
+        fit_weights(queries, absolute=True, ranges={})

@@ -14,7 +14,6 @@ from agentkit.errors import ConfigError
 from agentkit.memory.embedders import HashEmbedder
 from agentkit.memory.gate import Gate, GateSettings, Neighbours, Verdict, admit_episode
 from agentkit.memory.kinds import Draft, FactBody, InsightBody, Source, Trust
-from agentkit.memory.novelty import minhash, shingles_of
 from agentkit.memory.records import Episode
 
 EMBEDDER = HashEmbedder(64)
@@ -182,13 +181,6 @@ def test_a_forgotten_memory_may_be_learnt_again() -> None:
     known.remove("m0")
     assert admit(draft_of(), known).status == "active"
     assert len(known) == 0
-
-
-@given(st.lists(st.sampled_from("abcdefghij"), min_size=30, max_size=60), st.integers(0, 29))
-def test_the_signature_estimates_the_share_of_common_shingles(words: list[str], cut: int) -> None:
-    one, two = shingles_of(" ".join(words)), shingles_of(" ".join(words[cut:]))
-    jaccard = len(set(one) & set(two)) / len(set(one) | set(two))
-    assert abs(float((minhash(one) == minhash(two)).mean()) - jaccard) < 0.3  # over six standard errors of 128 places
 
 
 def test_a_sound_episode_may_be_replayed_and_a_failed_one_too(make_episode: Callable[..., Episode]) -> None:

@@ -81,6 +81,35 @@ def test_the_uplift_is_the_difference_of_residual_means_weighted_by_inverse_prop
     assert (found.num_shown, found.num_hidden) == (2, 2)
 
 
+def test_evidence_of_harm_comes_from_baselines_that_only_earlier_episodes_make() -> None:
+    # Tasks of their own: b is 1/2 at first; after the failure (0 + 1)/3 overall, (0 + 2/3)/3 in the context, the same
+    # for the task, of which nothing is known. Scores (A - p)(Y - b) are -1/4 and -(1 - 2/9)/2 = -7/18.
+    exposures, outcomes = log_of((True, 0.5, 0.0), (False, 0.5, 1.0))
+    expected = sum((1 + min(s, 0.9 / 0.25) / 4) * (1 + min(s, 0.9 * 18 / 7) * 7 / 18) for s in (0.5, 1.0, 2.0, 4.0)) / 4
+    assert estimate_utility(exposures, outcomes)["m"].harm == pytest.approx(expected)
+    assert not estimate_utility(exposures, outcomes)["m"].harmful
+    harmed, outcomes = log_of(*[(n % 2 == 0, 0.5, float(n % 2)) for n in range(30)])
+    assert estimate_utility(harmed, outcomes)["m"].harmful
+    helped, outcomes = log_of(*[(n % 2 == 0, 0.5, float(n % 2 == 0)) for n in range(30)])
+    assert estimate_utility(helped, outcomes)["m"].harm < 0.2
+    assert UNKNOWN.harm == 1.0
+
+
+def test_evidence_of_harm_is_rarely_found_where_there_is_none_however_often_one_looks(simulator: ModuleType) -> None:
+    harmless = alarms = 0
+    for run in range(25):
+        world = simulator.World(run, num_tasks=10, num_memories=8, share=0.0)
+        log = simulator.run_log(world, Exploration(seed=run, holdout=0.0, dropout=0.5), 400, thompson=False)
+        found: set[str] = set()
+        for end in range(20, 401, 20):
+            looked = estimate_utility(log.exposures[:end], log.outcomes)
+            found |= {memory_id for memory_id, utility in looked.items() if utility.harmful}
+        harmless += len(looked)
+        alarms += len(found)
+    assert harmless > 150
+    assert alarms / harmless <= 0.05
+
+
 def test_ranking_weighs_by_overlap_and_shrinks_towards_zero() -> None:
     exposures, outcomes = log_of((True, 0.5, 1.0), (True, 0.8, 0.0), (False, 0.5, 0.0), (False, 0.6, 1.0))
     shown = (0.5 * 0.64 - 0.2 * 0.64) / 0.7
@@ -162,12 +191,14 @@ def test_what_a_model_judged_is_refused() -> None:
         estimate_holdout(held, outcomes)
 
 
-def test_episodes_without_an_outcome_are_left_out_but_keys_that_never_meet_are_an_error() -> None:
+def test_episodes_without_an_outcome_are_left_out_and_outcomes_without_exposure_too() -> None:
     exposures, outcomes = log_of((True, 0.5, 1.0), (False, 0.5, 0.0), (True, 0.5, 0.0))
     fewer = {key: outcomes[key] for key in ("0-0", "0-1")}
     assert estimate_utility(exposures, fewer) == estimate_utility(exposures[:2], outcomes)
-    with pytest.raises(ConfigError, match="'0-0', the outcomes such as 'elsewhere'"):
-        estimate_utility(exposures, {"elsewhere": Outcome(value=1.0)})
+    more = {**fewer, "elsewhere": Outcome(value=1.0)}
+    assert estimate_utility(exposures, more) == estimate_utility(exposures[:2], outcomes)
+    assert estimate_utility(exposures, {"elsewhere": Outcome(value=1.0)}) == {}
+    assert estimate_holdout(exposures, {"elsewhere": Outcome(value=1.0)}) == UNKNOWN
 
 
 def test_settings_out_of_range_are_refused() -> None:
