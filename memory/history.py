@@ -143,7 +143,7 @@ def forget(database: Database, named: Mapping[str, str | None]) -> Receipt:
             places.sweep(connection)
             lexical.remake(connection)
             writer.unmark(connection, doomed)
-            # Should the process die before the index is made anew, the one that holds the erased vectors is left behind.
+            # Should the process die before the index is made anew, the one that has the erased vectors is left behind.
             generation = str(int(read_state(connection)["generation"]) + 1)
             write_state(connection, generation=generation, applied=0, files=None)
         links = ledger.erase(connection, doomed, episode_id)

@@ -178,9 +178,7 @@ marks = Table(
 )
 """What the newest version of a memory is found by when a draft may repeat it: hash of its claim, and a run of its words
 that few others hold (`writer.py`)."""
-notes = Table(
-    "notes", tables, Column("seq", Integer, primary_key=True), Column("reasons", Text, nullable=False)
-)
+notes = Table("notes", tables, Column("seq", Integer, primary_key=True), Column("reasons", Text, nullable=False))
 """Why a version was given its status: sentences as JSON; only where there is something to say."""
 snapshots = Table("snapshots", tables, Column("name", Text, primary_key=True), Column("snapshot", Text, nullable=False))
 

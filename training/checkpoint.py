@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from agentkit.errors import CheckpointError
+from agentkit.training.network import learning_parameters
 
 _MODEL, _OPTIMIZER, _STATE, _MANIFEST = (
     "model.safetensors",
@@ -36,7 +37,7 @@ def save_checkpoint(
     Args:
         folder: The run's checkpoint folder.
         iteration: Iterations done; names the checkpoint.
-        model: Whose parameters are saved (tied ones once).
+        model: Whose parameters are saved: those that learn, tied ones once.
         optimizer: Whose state is saved.
         state: Anything else, as JSON values.
         keep: How many to keep.
@@ -45,7 +46,8 @@ def save_checkpoint(
     aside = folder / f".{iteration:06d}.partial"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    save_file({name: value.detach().contiguous() for name, value in model.named_parameters()}, aside / _MODEL)
+    weights = {name: value.detach().contiguous() for name, value in learning_parameters(model).items()}
+    save_file(weights, aside / _MODEL)
     tensors, scalars = _flatten(optimizer)
     save_file(tensors, aside / _OPTIMIZER)
     (aside / _STATE).write_text(json.dumps({"iteration": iteration, "optimizer": scalars, **state}))
@@ -73,10 +75,12 @@ def discard_checkpoints(folder: Path, after: int) -> None:
             shutil.rmtree(path)
 
 
-def weights_digest(model: Any) -> str:
-    """Hash of the model's parameters: equal for equal weights on any device."""
+def weights_digest(model: Any, *, frozen: bool = False) -> str:
+    """Hash of the model's parameters, or of the `frozen` ones among them: equal for equal weights on any device."""
     state = hashlib.sha256()
     for name, value in sorted(model.named_parameters()):
+        if frozen and value.requires_grad:
+            continue
         state.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         state.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return state.hexdigest()
@@ -102,7 +106,7 @@ def load_checkpoint(path: Path, model: Any, optimizer: torch.optim.Optimizer) ->
         tensors = load_file(path / _OPTIMIZER)  # the optimizer knows which of them belong beside its weights
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"checkpoint {str(path)!r} cannot be read: {error}; use an older one") from error
-    own = dict(model.named_parameters())
+    own = learning_parameters(model)
     wrong = sorted(
         name
         for name in own.keys() | weights.keys()

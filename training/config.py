@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from agentkit.training.advantages import GRPO, Advantage
+from agentkit.training.advantages import GRPO, Advantage, Modifier
 from agentkit.training.credit import ActFocus, Credit
-from agentkit.training.losses import Clip, Loss, Reduction
+from agentkit.training.losses import KL, SIL, Bonus, Clip, Entropy, Loss, Reduction, ReplayLoss
+from agentkit.training.mismatch import Mismatch
+from agentkit.training.network import Network
 from agentkit.training.settings import Settings
 
 
@@ -25,8 +27,7 @@ class ImitationConfig(Settings):
     """A successful episode enters if its return exceeds its group's mean by more than this."""
     max_staleness: int = Field(default=10, ge=1)
     """Most optimizer steps between the policy that acted and the one that learns; older episodes leave."""
-    truncation: float = Field(default=2.0, gt=0)
-    """Upper bound of the importance weight π/μ."""
+    loss: ReplayLoss = Field(default_factory=SIL)
 
 
 class TrainConfig(Settings):
@@ -53,9 +54,12 @@ class TrainConfig(Settings):
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are scaled down to this norm."""
     entropy_coef: float = Field(default=0.001, ge=0)
-    """Factor of the entropy bonus (token mean, unweighted)."""
+    """Factor of the entropy term (unweighted by credit)."""
+    entropy: Entropy = Field(default_factory=Bonus)
     kl_coef: float = Field(default=0.0, ge=0)
-    """Factor of the KL to the reference (token mean of k3, unweighted)."""
+    """Factor of the KL to the reference (token mean, unweighted)."""
+    kl: KL = "k3"
+    """How the KL is estimated, and so what its gradient is: see `kl_loss`."""
     format_penalty: float = Field(default=0.1, ge=0)
     """Subtracted from the return for each malformed or misunderstood turn."""
     micro_batch_tokens: int = Field(default=16_384, ge=1)
@@ -67,13 +71,25 @@ class TrainConfig(Settings):
     bottleneck_every: int = Field(default=10, ge=0)
     """Iterations between action-bottleneck diagnostics; 0 for none."""
     advantage: Advantage = Field(default_factory=GRPO)
+    modifiers: tuple[Modifier, ...] = ()
+    """What is done to the advantages after the estimator, in this order."""
+    reward_range: tuple[float, float] | None = None
+    """Least and greatest reward the environment may give for a turn; another one stops the run. None for any."""
     credit: Credit = Field(default_factory=ActFocus)
+    network: Network = Field(default_factory=Network)
     loss: Loss = Field(default_factory=Clip)
     reduction: Reduction = "token-mean"
-    """How the losses of tokens become one number."""
+    """How the losses of tokens become one number; a loss of sequences fixes it."""
     horizon: int | None = Field(default=None, ge=1)
     """Most sampled tokens of an episode: the divisor of `seq-mean-token-sum-norm`."""
+    mismatch: Mismatch | None = None
+    """Correction for a sampler that is not quite the policy; None takes the recorded log-probabilities for its own."""
     imitation: ImitationConfig = Field(default_factory=ImitationConfig)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the policy's own tokens need a pass of the reference model."""
+        return self.credit.needs_reference or self.loss.needs_reference or self.kl_coef > 0
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
@@ -92,6 +108,27 @@ class TrainConfig(Settings):
                 f"reduction = {self.reduction!r} and horizon = {self.horizon}: seq-mean-token-sum-norm needs a "
                 "horizon, and no other reduction reads it"
             )
+        if self.loss.reductions is not None and self.reduction not in self.loss.reductions:
+            raise ValueError(
+                f"loss = {self.loss.name!r} and reduction = {self.reduction!r}: the loss is one of sequences; set "
+                f"reduction = {' or '.join(repr(name) for name in self.loss.reductions)}"
+            )
+        if self.loss.needs_groups and self.minibatches > 1:
+            raise ValueError(
+                f"loss = {self.loss.name!r} and minibatches = {self.minibatches}: it compares the attempts of a group, "
+                "which must be in one optimizer step; set minibatches = 1"
+            )
+        if self.entropy_coef == 0 and not isinstance(self.entropy, Bonus):
+            raise ValueError(f"entropy = {self.entropy.name!r} and entropy_coef = 0: the term would have no effect")
+        if self.kl_coef == 0 and self.kl != "k3":
+            raise ValueError(f"kl = {self.kl!r} and kl_coef = 0: the KL would have no effect")
+        if self.advantage.needs_values is not None:
+            raise ValueError(
+                f"advantage = {self.advantage.name!r} needs a critic's value of each {self.advantage.needs_values}, "
+                "which the trainer does not have; choose another"
+            )
+        if self.reward_range is not None and self.reward_range[0] > self.reward_range[1]:
+            raise ValueError(f"reward_range = {self.reward_range}: the least reward exceeds the greatest")
         steps = self.minibatches * self.epochs
         if self.imitation.weight > 0 and steps > self.imitation.max_staleness:
             raise ValueError(

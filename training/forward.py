@@ -7,7 +7,7 @@ that are computed again in the backward pass, so [B, L, V] never exists.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,9 @@ from agentkit.training.rows import Row
 
 CHUNK_LOGITS = 1 << 24
 """Most logits held at once (64 MiB in float32)."""
+PASS_TOKENS, PASS_SHARE = 32, 64
+"""A pass of the network costs about as much as so many tokens besides its own, or as this part of the most it may have:
+small networks are slowed by Python, large devices by batches that do not fill them."""
 LARGE_LOGIT = 1000.0
 """Far beyond any soft cap in use (Gemma 2: 30)."""
 
@@ -40,28 +43,37 @@ class TokenStats:
         return TokenStats(self.logp_N[places], self.entropy_N[places], self.energy_N[places])
 
 
-def micro_batches(rows: Sequence[Row], max_tokens: int) -> Iterator[list[int]]:
-    """Indices of rows, grouped by length so that no batch exceeds `max_tokens` with its padding.
+def micro_batches(rows: Sequence[Row], max_tokens: int) -> list[list[int]]:
+    """Indices of rows, grouped by length so that as little padding as possible is computed.
 
-    A row longer than that is a batch of its own.
+    Of all ways to cut the rows, sorted by length, into batches of at most `max_tokens` with their padding, the one
+    with the fewest tokens, where each batch costs as much as a few tokens besides: a pass has a price of its own. A
+    row longer than `max_tokens` is a batch of its own.
     """
-    batch: list[int] = []
-    for index in sorted(range(len(rows)), key=lambda i: len(rows[i])):
-        if batch and len(rows[index]) * (len(batch) + 1) > max_tokens:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    pass_tokens = max(PASS_TOKENS, max_tokens // PASS_SHARE)
+    cost, first = np.zeros(len(rows) + 1), np.zeros(len(rows) + 1, np.int64)
+    for end in range(1, len(rows) + 1):  # the cheapest way to cut the first `end` rows
+        longest = len(rows[order[end - 1]])
+        starts = np.arange(max(0, end - max(1, max_tokens // max(longest, 1))), end)
+        totals = cost[starts] + longest * (end - starts) + pass_tokens
+        best = int(totals.argmin())
+        cost[end], first[end] = totals[best], starts[best]
+    batches, end = [], len(rows)
+    while end:
+        batches.append(order[first[end] : end])
+        end = int(first[end])
+    return batches[::-1]
 
 
-def forward(model: Any, rows: Sequence[Row], temperature: float = 1.0) -> TokenStats:
+def forward(model: Any, rows: Sequence[Row], temperature: float = 1.0, nucleus: float = 1.0) -> TokenStats:
     """`TokenStats` of the sampled tokens of `rows`, differentiable if gradients are on.
 
     Args:
         model: A transformers causal language model.
         rows: B rows; a first token cannot be a sampled one.
         temperature: The sampling temperature: log-probability and entropy are of logits / temperature.
+        nucleus: Entropies are of the likeliest tokens that together have this probability, renormalised.
     """
     assert not any(row.sampled[0] for row in rows), "a first token cannot be sampled: nothing predicts it"
     ids_BL = torch.zeros(len(rows), max(len(row) for row in rows), dtype=torch.long)
@@ -82,7 +94,7 @@ def forward(model: Any, rows: Sequence[Row], temperature: float = 1.0) -> TokenS
             logp_CV = logits_CV + energy_C[:, None]
         else:
             logp_CV = torch.log_softmax(logits_CV / temperature, dim=-1)
-        entropy_C = -(logp_CV.exp() * logp_CV).sum(dim=-1)
+        entropy_C = -(logp_CV.exp() * logp_CV).sum(dim=-1) if nucleus == 1.0 else _nucleus_entropy(logp_CV, nucleus)
         return logp_CV.gather(1, target_C[:, None])[:, 0], entropy_C, energy_C
 
     size = max(1, CHUNK_LOGITS // head.weight.shape[0])
@@ -97,14 +109,24 @@ def forward(model: Any, rows: Sequence[Row], temperature: float = 1.0) -> TokenS
     return TokenStats(logp_N, entropy_N, energy_N)
 
 
+def _nucleus_entropy(logp_CV: torch.Tensor, mass: float) -> torch.Tensor:
+    """[C] entropy of each distribution cut to its smallest set of likeliest tokens of at least this probability."""
+    sorted_CV = logp_CV.sort(dim=-1, descending=True).values
+    before_CV = sorted_CV.exp().cumsum(dim=-1) - sorted_CV.exp()
+    cut_CV = sorted_CV.masked_fill(before_CV >= mass, -torch.inf).log_softmax(dim=-1)
+    return -(cut_CV.exp() * cut_CV.masked_fill(cut_CV.isinf(), 0.0)).sum(dim=-1)
+
+
 @torch.no_grad()
-def measure(model: Any, rows: Sequence[Row], max_tokens: int, temperature: float = 1.0) -> TokenStats:
+def measure(
+    model: Any, rows: Sequence[Row], max_tokens: int, temperature: float = 1.0, nucleus: float = 1.0
+) -> TokenStats:
     """`forward` over any number of rows without gradients, in micro-batches; results in the order of the rows."""
     counts = [row.num_sampled for row in rows]
     starts = np.concatenate([[0], np.cumsum(counts)])
     out = torch.zeros(3, int(starts[-1]))
     for indices in micro_batches(rows, max_tokens):
-        stats = forward(model, [rows[i] for i in indices], temperature)
+        stats = forward(model, [rows[i] for i in indices], temperature, nucleus)
         place = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in indices])
         out[:, place] = torch.stack([stats.logp_N, stats.entropy_N, stats.energy_N]).cpu()
     return TokenStats(out[0], out[1], out[2])

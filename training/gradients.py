@@ -5,21 +5,37 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
+from agentkit.errors import PolicyFault
 from agentkit.memory.records import Role
 from agentkit.training.config import TrainConfig
 from agentkit.training.forward import TokenStats, forward, measure, micro_batches
-from agentkit.training.losses import Now, effective_sample_size, imitation_loss, importance, kl_loss, scales
+from agentkit.training.losses import (
+    EntropyHistory,
+    EntropyStep,
+    Now,
+    PolicyLoss,
+    effective_sample_size,
+    kl_loss,
+    scales,
+)
 from agentkit.training.stream import Stream
 
 SPANS = {"thought": Role.THOUGHT, "action": Role.ACTION, "format": Role.FORMAT, "other": Role.OTHER}
 
 
 def policy_gradient(
-    model: Any, stream: Stream, chosen: Sequence[int], config: TrainConfig, temperature: float
+    model: Any,
+    stream: Stream,
+    chosen: Sequence[int],
+    config: TrainConfig,
+    temperature: float,
+    history: EntropyHistory | None = None,
+    iteration: int = 0,
 ) -> dict[str, float]:
-    """Backward of the policy loss, reduced as the settings say, entropy and KL over the token count; returns metrics.
+    """Backward of the policy loss, reduced as the settings say, of the entropy term and of the KL; returns metrics.
 
     Args:
         model: Its gradients are added to.
@@ -27,67 +43,130 @@ def policy_gradient(
         chosen: Indices of the rows of this optimizer step.
         config: The numbers.
         temperature: The sampling temperature.
+        history: Entropies seen so far; this step's are added.
+        iteration: Iterations done, for the entropy term's schedule.
+
+    Raises:
+        PolicyFault: A log-probability or a loss is not finite.
     """
     step = stream.places(chosen)
-    weight_N, num_tokens = stream.weight_N[step], len(step)
-    scale = torch.zeros(len(stream.role_N))
-    scale[step] = scales(config.reduction, weight_N, stream.episode_N[step], horizon=config.horizon) * weight_N
-    policy = config.loss
-    if policy.needs_batch:
-        logp_N = measure(model, [stream.rows[i] for i in chosen], config.micro_batch_tokens, temperature).logp_N
-        policy = policy.fitted(Now(logp_N, stream.old_logp_N[step], stream.advantage_N[step], stream.row_N[step]))
+    num_tokens = len(step)
+    place = torch.zeros(len(stream.role_N), dtype=torch.long)
+    place[step] = torch.arange(num_tokens)  # of each token of the stream within the step
+    sequence_N = torch.unique(stream.episode_N[step], return_inverse=True)[1]
+    weight_N, turn_N = stream.weight_N[step], stream.turn_N[step]
+    scale_N = scales(config.reduction, weight_N, sequence_N, horizon=config.horizon) * weight_N
+    now = Now(
+        logp_N=stream.old_logp_N[step],
+        old_logp_N=stream.old_logp_N[step],
+        advantage_N=stream.advantage_N[step],
+        sequence_N=sequence_N,
+        weight_N=weight_N,
+        group_N=None if stream.group_N is None else stream.group_N[step],
+        reference_logp_N=None if stream.reference is None else stream.reference.logp_N[step],
+    )
+    history, nucleus, measured = history or EntropyHistory(), config.entropy.nucleus, None
+    if config.loss.needs_batch or config.entropy.needs_batch:
+        rows = [stream.rows[i] for i in chosen]
+        measured = measure(model, rows, config.micro_batch_tokens, temperature, nucleus)
+        _check(measured.logp_N, "log-probability", stream, step)
+    policy: PolicyLoss = config.loss
+    if policy.needs_batch and measured is not None:
+        policy = policy.fitted(now._replace(logp_N=measured.logp_N))
+    progress = iteration / max(1, config.iterations // 2)
+    entropies = None if measured is None else measured.entropy_N
+    gain = config.entropy.fitted(EntropyStep(turn_N, sequence_N, entropies, history, progress))
     sums = {"loss/policy": 0.0, "entropy": 0.0, "kl": 0.0}
-    clipped = torch.zeros(len(stream.role_N))
-    for at, stats in _passes(model, stream, chosen, config, temperature):
-        device = stats.logp_N.device
-        _, row_N = torch.unique_consecutive(stream.row_N[at], return_inverse=True)
-        now = Now(stats.logp_N, stream.old_logp_N[at].to(device), stream.advantage_N[at].to(device), row_N.to(device))
-        surrogate = (scale[at].to(device) * policy.tokens(now)).sum()
-        loss = surrogate - config.entropy_coef * stats.entropy_N.sum() / num_tokens
-        if stream.reference is not None and config.kl_coef > 0:
-            kl = kl_loss(stats.logp_N, stream.reference.logp_N[at].to(device))
+    clipped_N, entropy_N = torch.zeros(num_tokens), torch.zeros(num_tokens)
+    for at, stats in _passes(model, stream, chosen, config, temperature, nucleus):
+        device, inside = stats.logp_N.device, place[at]
+        here = now.at(inside, stats.logp_N)
+        surrogate = (scale_N[inside].to(device) * policy.tokens(here)).sum()
+        loss = surrogate - config.entropy_coef * gain.of(stats.entropy_N, inside) / gain.divisor
+        if here.reference_logp_N is not None and config.kl_coef > 0:
+            kl = kl_loss(stats.logp_N, here.reference_logp_N, config.kl)
             loss = loss + config.kl_coef * kl / num_tokens
             sums["kl"] += float(kl.detach()) / num_tokens
+        _check(loss.detach(), "loss", stream, at)
         loss.backward()
         sums["loss/policy"] += float(surrogate.detach())
         sums["entropy"] += float(stats.entropy_N.detach().sum()) / num_tokens
-        clipped[at] = policy.clipped(now._replace(logp_N=stats.logp_N.detach())).float().cpu()
+        clipped_N[inside] = policy.clipped(here._replace(logp_N=stats.logp_N.detach())).float().cpu()
+        entropy_N[inside] = stats.entropy_N.detach().cpu()
+    history.add(turn_N, entropy_N)
     role_N, total_weight = stream.role_N[step], weight_N.sum().clamp(min=1e-8)
     sums["tokens/policy"] = float(num_tokens)
     for name, role in SPANS.items():
-        inside = role_N == role
-        sums[f"share/{name}"] = float(weight_N[inside].sum() / total_weight)
-        sums[f"clipped/{name}"] = float(clipped[step][inside].mean()) if inside.any() else 0.0
+        of_role = role_N == role
+        sums[f"share/{name}"] = float(weight_N[of_role].sum() / total_weight)
+        sums[f"clipped/{name}"] = float(clipped_N[of_role].mean()) if of_role.any() else 0.0
     return sums
 
 
 def imitation_gradient(
-    model: Any, stream: Stream, factor: float, config: TrainConfig, temperature: float
+    model: Any,
+    stream: Stream,
+    factor: float,
+    config: TrainConfig,
+    temperature: float,
+    rng: np.random.Generator | None = None,
 ) -> dict[str, float]:
-    """Backward of `factor` times the self-imitation loss over the stream's own Σw; returns metrics."""
-    truncation = config.imitation.truncation
+    """Backward of `factor` times the loss of replayed tokens over the stream's own Σw; returns metrics.
+
+    Args:
+        model: Its gradients are added to.
+        stream: What is replayed.
+        factor: How much it counts.
+        config: The numbers.
+        temperature: The sampling temperature.
+        rng: For losses that choose among tokens at random.
+
+    Raises:
+        PolicyFault: A log-probability or a loss is not finite.
+    """
+    imitation, rows = config.imitation.loss, range(len(stream.rows))
     total_weight, num_tokens = stream.weight_N.sum().clamp(min=1e-8), len(stream.role_N)
-    loss_sum, weights = 0.0, torch.zeros(num_tokens)
-    for at, stats in _passes(model, stream, range(len(stream.rows)), config, temperature):
-        device = stats.logp_N.device
-        behaviour_N = stream.behaviour_logp_N[at].to(device)
-        advantage_N, weight_N = stream.advantage_N[at].to(device), stream.weight_N[at].to(device)
-        loss = imitation_loss(stats.logp_N, behaviour_N, advantage_N, weight_N, truncation)
+    sequence_N = torch.unique(stream.episode_N, return_inverse=True)[1]
+    everything = Now(stream.behaviour_logp_N, stream.behaviour_logp_N, stream.advantage_N, sequence_N)
+    weight_N, found = stream.weight_N, {}
+    if imitation.needs_batch:
+        logp_N = measure(model, stream.rows, config.micro_batch_tokens, temperature).logp_N
+        _check(logp_N, "log-probability", stream, torch.arange(num_tokens))
+        kept_N = imitation.kept(everything._replace(logp_N=logp_N), rng or np.random.default_rng(0))
+        weight_N, found = weight_N * kept_N, {"imitation/kept": float(kept_N.float().mean())}
+    loss_sum, factor_N = 0.0, torch.zeros(num_tokens)
+    for at, stats in _passes(model, stream, rows, config, temperature):
+        now = everything.at(at, stats.logp_N)
+        loss = imitation.weighted(now, weight_N[at].to(stats.logp_N.device)).sum()
+        _check(loss.detach(), "imitation loss", stream, at)
         (factor * loss / total_weight).backward()
         loss_sum += float(loss.detach()) / float(total_weight)
-        weights[at] = importance(stats.logp_N, behaviour_N, truncation).cpu()
+        factor_N[at] = imitation.factor(now._replace(logp_N=stats.logp_N.detach())).cpu()
     return {
         "loss/imitation": loss_sum,
         "imitation/factor": factor,
-        "imitation/ess": effective_sample_size(weights),
+        "imitation/ess": effective_sample_size(factor_N),
         "tokens/imitation": float(num_tokens),
-    }
+    } | found
 
 
 def _passes(
-    model: Any, stream: Stream, chosen: Sequence[int], config: TrainConfig, temperature: float
+    model: Any, stream: Stream, chosen: Sequence[int], config: TrainConfig, temperature: float, nucleus: float = 1.0
 ) -> Iterator[tuple[torch.Tensor, TokenStats]]:
     """(places in the stream, what the network says there) of one micro-batch after the other."""
     for indices in micro_batches([stream.rows[i] for i in chosen], config.micro_batch_tokens):
         picked = [chosen[i] for i in indices]
-        yield stream.places(picked), forward(model, [stream.rows[i] for i in picked], temperature)
+        at, stats = stream.places(picked), forward(model, [stream.rows[i] for i in picked], temperature, nucleus)
+        _check(stats.logp_N.detach(), "log-probability", stream, at)
+        yield at, stats
+
+
+def _check(value: torch.Tensor, what: str, stream: Stream, at: torch.Tensor) -> None:
+    """Raise `PolicyFault` unless all is finite; a value of no axes is of all these places together."""
+    wrong = ~value.isfinite().cpu()
+    if wrong.any():
+        names = stream.names(at if wrong.dim() == 0 else at[wrong])
+        raise PolicyFault(
+            f"the {what} of {names} is not finite, no step was taken; resume from the last checkpoint with a lower "
+            "learning_rate, and look at these episodes' log-probabilities and rewards"
+        )

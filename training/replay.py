@@ -7,8 +7,9 @@ restored, whatever was written after it.
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from agentkit.errors import RecordError
+from agentkit.memory.gate import admit_episode
 from agentkit.memory.log import EpisodeLog
 from agentkit.memory.records import Episode
 from agentkit.training.config import ImitationConfig
@@ -67,6 +69,7 @@ class ReplayBuffer:
         self._entries: OrderedDict[int, Entry] = OrderedDict()
         self._next = 1
         self._rows: dict[str, list[Row]] = {}
+        self._warned = False
         try:
             _META.create_all(self._engine)
             self._load()
@@ -81,19 +84,31 @@ class ReplayBuffer:
         """The entries in order of admission."""
         return tuple(self._entries.values())
 
-    def update(self, episodes: Sequence[Episode], advantages: Sequence[float], *, iteration: int, version: int) -> int:
+    def update(
+        self,
+        episodes: Sequence[Episode],
+        advantages: Sequence[float],
+        *,
+        iteration: int,
+        version: int,
+        quarantined: Collection[str] = (),
+    ) -> int:
         """Admit what went well and drop what is stale or too much; returns how many were admitted.
+
+        An episode whose record is doubtful, or that was shown a memory in quarantine, is left out; the first time, a
+        `RuntimeWarning` says why.
 
         Args:
             episodes: The iteration's episodes, already in the log.
             advantages: R − mean of the group, one each. An entry needs more than `admit_above`.
             iteration: When; the buffer can be restored to the end of any iteration.
             version: Optimizer steps so far, against which staleness is counted.
+            quarantined: Ids of the memories in quarantine.
         """
         admitted = [
             (episode, advantage)
             for episode, advantage in zip(episodes, advantages, strict=True)
-            if episode.success and advantage > self.config.admit_above
+            if episode.success and advantage > self.config.admit_above and self._is_sound(episode, quarantined)
         ]
         fresh = [
             Entry(self._next + place, episode.id, float(advantage), episode.policy_version)
@@ -129,6 +144,15 @@ class ReplayBuffer:
         self._next += len(fresh)
         self._keep(kept)
         return len(fresh)
+
+    def _is_sound(self, episode: Episode, quarantined: Collection[str]) -> bool:
+        verdict = admit_episode(episode, quarantined=quarantined)
+        if verdict.status != "active" and not self._warned:
+            self._warned = True
+            why = "; ".join(verdict.reasons)
+            message = f"episode {episode.id} is not replayed: {why}; further ones are left out without a warning"
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
+        return verdict.status == "active"
 
     def sample(self, num: int, rng: np.random.Generator) -> list[Entry]:
         """Up to `num` different entries, drawn in proportion to their advantage (Schaul et al. 2016, α = 1)."""

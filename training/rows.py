@@ -7,7 +7,7 @@ it has, and a windowed, summarised or branched context is a row of its own; noth
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,10 @@ class Row:
     """[L] behaviour log-probability of each sampled token; 0 elsewhere."""
     turns: NDArray[np.int32]
     """[L] number of the turn that sampled each token; arbitrary elsewhere."""
+    recalled: frozenset[int] = frozenset()
+    """Numbers of its episode's turns whose prompt showed memories."""
+    pivot: int = 0
+    """Its episode's turns before this number are shared with an attempt it branched from, or that branched from it."""
 
     @property
     def num_sampled(self) -> int:
@@ -74,7 +78,10 @@ def build_rows(
     """
     rows: list[Row] = []
     joined = forked = skipped = 0
+    episodes = list(episodes)
+    pivots = _pivots(episodes)
     for index, episode in enumerate(episodes):
+        first = len(rows)
         ids: list[int] = []
         spans: list[tuple[int, int, Tokens]] = []
         for number, turn in enumerate(episode.turns):
@@ -93,7 +100,20 @@ def build_rows(
             ids = prompt + response
         if spans:
             rows.append(_row(index, ids, spans))
+        recalled = frozenset(number for number, turn in enumerate(episode.turns) if turn.memory_ids)
+        if recalled or pivots[index]:
+            rows[first:] = [replace(row, recalled=recalled, pivot=pivots[index]) for row in rows[first:]]
     return rows, JoinCounts(joined, forked, skipped)
+
+
+def _pivots(episodes: Sequence[Episode]) -> list[int]:
+    """The `pivot` of each episode: where it branched, or else where the first of its branches did."""
+    branched: dict[str, int] = {}
+    for episode in episodes:
+        if episode.parent_id is not None and episode.parent_turn is not None:
+            turn = branched.get(episode.parent_id, episode.parent_turn)
+            branched[episode.parent_id] = min(turn, episode.parent_turn)
+    return [branched.get(episode.id, 0) if episode.parent_turn is None else episode.parent_turn for episode in episodes]
 
 
 def _row(episode: int, ids: list[int], spans: list[tuple[int, int, Tokens]]) -> Row:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from agentkit.errors import ConfigError, PolicyFault
 from agentkit.memory.records import Episode, Turn
@@ -14,14 +15,24 @@ from agentkit.policies.local import LocalPolicy
 from agentkit.seeding import derive_seed
 from agentkit.spans import parse_response, response_roles
 from agentkit.training.forward import check_model, forward, micro_batches
-from agentkit.training.rows import Tokens, build_rows, recorded_tokens
+from agentkit.training.network import Network, learning_parameters
+from agentkit.training.rows import Row, Tokens, build_rows, recorded_tokens
 from agentkit.training.schedule import cosine_decay, warmup
+from agentkit.training.selection import Given, Selection, advantage_weights, check_judged
 from agentkit.training.settings import Settings
 
 
 class SftConfig(Settings):
     """Supervised fine-tuning."""
 
+    select: Selection = Field(default_factory=Given)
+    """Which of the episodes are imitated."""
+    mask_invalid: bool = False
+    """Whether turns that were malformed or not understood are context only, of weight 0 (partial masking, STeP)."""
+    advantage_beta: float | None = Field(default=None, gt=0)
+    """β of weights exp(A/β), A the return less the mean of all attempts given at the task; None for weights of 1."""
+    max_weight: float = Field(default=20.0, ge=1)
+    """Most that exp(A/β) may be; 20 in the authors' code."""
     steps: int = Field(default=200, ge=1)
     """Optimizer steps."""
     rows_per_step: int = Field(default=64, ge=1)
@@ -36,6 +47,16 @@ class SftConfig(Settings):
     """Gradients are scaled down to this norm."""
     micro_batch_tokens: int = Field(default=16_384, ge=1)
     """Most tokens, padding included, in one pass of the network."""
+    network: Network = Field(default_factory=Network)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SftConfig:
+        if self.advantage_beta is None and "max_weight" in self.model_fields_set:
+            raise ValueError(
+                f"max_weight = {self.max_weight} and advantage_beta = None: nothing is weighted; set "
+                "advantage_beta, or leave out max_weight"
+            )
+        return self
 
 
 def written_tokens(policy: LocalPolicy) -> Callable[[Turn], Tokens | None]:
@@ -65,22 +86,30 @@ def fine_tune(
     config: SftConfig | None = None,
     *,
     seed: int = 0,
+    judged: Mapping[str, Collection[int]] | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> list[float]:
     """Train the policy's model on the responses of `episodes`; returns the loss (nats a token) of each step.
 
-    The loss is the mean over all sampled tokens of a step. Rows are gone through in a new random order each
-    time all have been used.
+    The loss is the mean over all sampled tokens of a step, each as often as its weight. Rows are gone through in a new
+    random order each time all have been used.
+
+    Args:
+        policy: Its model is changed in place.
+        episodes: What was recorded; `config.select` says which of it is imitated.
+        config: The numbers.
+        seed: Of the order of the rows.
+        judged: Numbers of the turns judged wrong, by episode id, e.g. from `corrected_turns`: they are shown and not
+            imitated.
+        on_step: Called with number and loss of each step.
 
     Raises:
-        ConfigError: No episode has a turn to learn from.
+        ConfigError: No episode has a turn to learn from, or the settings do not fit the model or the episodes.
         PolicyFault: The gradient is not finite.
     """
     config = config or SftConfig()
     check_model(policy.model)
-    rows, _ = build_rows(episodes, written_tokens(policy))
-    if not rows:
-        raise ConfigError(f"none of the {len(episodes)} episodes has a turn to learn from")
+    rows, weights = _weighted_rows(policy, episodes, config, judged or {})
     highest = max(int(row.ids.max()) for row in rows)
     vocabulary = policy.model.get_input_embeddings().weight.shape[0]
     if highest >= vocabulary:
@@ -88,22 +117,29 @@ def fine_tune(
             f"token id {highest} is beyond the model's vocabulary of {vocabulary}: the episodes were "
             "recorded with another tokenizer"
         )
-    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    config.network.prepare(policy.model)
+    learns = list(learning_parameters(policy.model).values())
+    optimizer = torch.optim.AdamW(learns, lr=config.learning_rate, weight_decay=config.weight_decay)
     rng = np.random.default_rng(derive_seed(seed, "sft"))
     order: list[int] = []
     losses = []
     for step in range(config.steps):
         while len(order) < config.rows_per_step:
             order.extend(rng.permutation(len(rows)).tolist())
-        batch, order = [rows[i] for i in order[: config.rows_per_step]], order[config.rows_per_step :]
-        num_tokens = sum(row.num_sampled for row in batch)
+        chosen, order = order[: config.rows_per_step], order[config.rows_per_step :]
+        batch = [rows[i] for i in chosen]
+        normaliser = sum(weights[i] * rows[i].num_sampled for i in chosen)
         optimizer.zero_grad(set_to_none=True)
         total = 0.0
-        for indices in micro_batches(batch, config.micro_batch_tokens):
-            loss = -forward(policy.model, [batch[i] for i in indices]).logp_N.sum() / num_tokens
-            loss.backward()
-            total += float(loss.detach())
-        norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.max_grad_norm)
+        with config.network.learning(policy.model):
+            for indices in micro_batches(batch, config.micro_batch_tokens):
+                stats = forward(policy.model, [batch[i] for i in indices])
+                of_rows = [weights[chosen[i]] for i in indices]
+                weight_N = torch.tensor(np.repeat(of_rows, [batch[i].num_sampled for i in indices])).to(stats.logp_N)
+                loss = -(weight_N * stats.logp_N).sum() / normaliser
+                loss.backward()
+                total += float(loss.detach())
+        norm = torch.nn.utils.clip_grad_norm_(learns, config.max_grad_norm)
         if not torch.isfinite(norm):
             raise PolicyFault(f"the gradient of step {step} is not finite; lower learning_rate")
         for group in optimizer.param_groups:
@@ -113,3 +149,28 @@ def fine_tune(
         if on_step is not None:
             on_step(step, total)
     return losses
+
+
+def _weighted_rows(
+    policy: LocalPolicy, episodes: Sequence[Episode], config: SftConfig, judged: Mapping[str, Collection[int]]
+) -> tuple[list[Row], list[float]]:
+    """The rows that are learnt from, what must not be imitated no longer marked as sampled, and the weight of each."""
+    check_judged(episodes, judged)
+    kept = config.select.choose(episodes)
+    weights = (
+        {} if config.advantage_beta is None else advantage_weights(episodes, config.advantage_beta, config.max_weight)
+    )
+    rows = []
+    for row in build_rows(kept, written_tokens(policy))[0]:
+        episode = kept[row.episode]
+        wrong = set(judged.get(episode.id, ()))
+        if config.mask_invalid:
+            wrong.update(number for number, turn in enumerate(episode.turns) if not turn.valid)
+        if wrong:
+            row = replace(row, sampled=row.sampled & ~np.isin(row.turns, [*wrong]))
+        if row.num_sampled:
+            rows.append(row)
+    if not rows:
+        chosen = "" if len(kept) == len(episodes) else f", of which select = {config.select.name!r} keeps {len(kept)},"
+        raise ConfigError(f"none of the {len(episodes)} episodes{chosen} has a turn to learn from")
+    return rows, [weights.get(kept[row.episode].id, 1.0) for row in rows]

@@ -36,12 +36,26 @@ class Stream:
     old_logp_N: torch.Tensor
     """log π_old: of the policy that learns, before it learns; log μ where it is the same."""
     advantage_N: torch.Tensor
+    memory_N: torch.Tensor
+    """True where the prompt of the token's turn showed memories."""
+    shared_N: torch.Tensor
+    """True where the token's turn is shared with another attempt: it comes before the turn at which one branched."""
     weight_N: torch.Tensor
     """Credit, times any correction for the mismatch of μ and π_old."""
     reference: TokenStats | None = None
     """What the frozen reference says of the tokens; None if nothing asks it."""
     policy: TokenStats | None = None
     """What the policy says of them before it learns; None if nothing asks it."""
+    group_N: torch.Tensor | None = None
+    """Index of the group of its episode; None if nothing asks."""
+    episode_ids: Sequence[str] = ()
+    """Ids of the batch's episodes, to name them in errors."""
+
+    def names(self, places: torch.Tensor) -> str:
+        """The episodes of these tokens, for an error: the first five."""
+        found = torch.unique(self.episode_N[places]).tolist()
+        known = [self.episode_ids[i] if i < len(self.episode_ids) else f"number {i}" for i in found]
+        return "episode " + ", ".join(known[:5]) + (f" and {len(known) - 5} more" if len(known) > 5 else "")
 
     def places(self, indices: Sequence[int]) -> torch.Tensor:
         """Places of the tokens of these rows."""
@@ -65,16 +79,21 @@ def flatten(
     """
     counts = [row.num_sampled for row in rows]
     behaviour_logp_N = torch.from_numpy(np.concatenate([row.logprobs[row.sampled] for row in rows]))
+    turns = [row.turns[row.sampled] for row in rows]
+    memory = [np.isin(turn_T, [*row.recalled]) for row, turn_T in zip(rows, turns, strict=True)]
+    shared = [turn_T < row.pivot for row, turn_T in zip(rows, turns, strict=True)]
     return Stream(
         rows=rows,
         starts=np.concatenate([[0], np.cumsum(counts)]),
         role_N=torch.from_numpy(np.concatenate([row.roles[row.sampled] for row in rows])),
-        turn_N=torch.from_numpy(np.concatenate([row.turns[row.sampled] for row in rows])),
+        turn_N=torch.from_numpy(np.concatenate(turns)),
         row_N=torch.from_numpy(np.repeat(np.arange(len(rows)), counts)),
         episode_N=torch.from_numpy(np.repeat([row.episode for row in rows], counts)),
         behaviour_logp_N=behaviour_logp_N,
         old_logp_N=behaviour_logp_N if policy is None else policy.logp_N,
         advantage_N=advantage_N.float(),
+        memory_N=torch.from_numpy(np.concatenate(memory)),
+        shared_N=torch.from_numpy(np.concatenate(shared)),
         weight_N=torch.ones(sum(counts)),
         reference=reference,
         policy=policy,

@@ -12,6 +12,7 @@ import functools
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,10 @@ from agentkit.training.checkpoint import (
 from agentkit.training.config import TrainConfig
 from agentkit.training.forward import TokenStats, check_model, measure
 from agentkit.training.gradients import imitation_gradient, policy_gradient
+from agentkit.training.losses import SPEAR, EntropyHistory
 from agentkit.training.metrics import TIMINGS, Metrics
-from agentkit.training.replay import ReplayBuffer
+from agentkit.training.network import learning_parameters, without_adapters
+from agentkit.training.replay import Entry, ReplayBuffer
 from agentkit.training.rows import Row, build_rows
 from agentkit.training.schedule import cosine_ramp, warmup
 from agentkit.training.stream import Stream, flatten, per_token
@@ -95,6 +98,8 @@ class Trainer:
         self.rng = np.random.default_rng(derive_seed(seed, "trainer"))
         self.iteration = 0
         self._groups: list[GroupEnergy] = []
+        self._entropies = EntropyHistory()
+        self._means: list[float] = []
         self._restored = False
         try:
             self._open(policy, config, reference)
@@ -104,18 +109,21 @@ class Trainer:
 
     def _open(self, policy: LocalPolicy, config: TrainConfig, reference: Any) -> None:
         self.reference = None
-        if config.credit.needs_reference or config.kl_coef > 0 or config.bottleneck_every > 0:
-            # A reference that is the learning model itself would freeze it.
+        config.network.prepare(policy.model)
+        asked = config.needs_reference or any(modifier.needs_reference for modifier in config.modifiers)
+        if asked or config.bottleneck_every > 0:
             own = reference is None or reference is policy.model
-            self.reference = copy.deepcopy(policy.model) if own else reference
-            self.reference.requires_grad_(False).eval()
+            if own and config.network.lora is not None:
+                self.reference = policy.model  # with its adapters switched off
+            else:  # a reference that is the learning model itself would freeze it
+                self.reference = copy.deepcopy(policy.model) if own else reference
+                self.reference.requires_grad_(False).eval()
         self.log = EpisodeLog.open(self.folder / "episodes.sqlite")
         self.replay: ReplayBuffer | None = None
         if config.imitation.weight > 0:
             self.replay = ReplayBuffer(self.folder / "replay.sqlite", self.log, config.imitation)
-        self.optimizer = torch.optim.AdamW(
-            policy.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
+        self.learns = list(learning_parameters(policy.model).values())
+        self.optimizer = torch.optim.AdamW(self.learns, lr=config.learning_rate, weight_decay=config.weight_decay)
 
     def train(
         self,
@@ -172,12 +180,12 @@ class Trainer:
         played = [episode for episode in episodes if episode.error is None]
         if not played:
             raise PolicyFault(f"all {len(episodes)} attempts failed, e.g.: {episodes[0].error}")
-        outcomes = Outcomes.of(played, config.format_penalty)
+        outcomes = Outcomes.of(played, config.format_penalty, reward_range=config.reward_range)
         gain = within_groups(outcomes.return_E, outcomes.group_E, outcomes.num_groups)[0].tolist()
         rows, joins = build_rows(played)
-        self._check(rows, len(episodes))
+        self._check(rows, played)
         reference = self._diagnose(played, rows)
-        advantage_U = config.advantage.turns(outcomes)
+        advantage_U, reference = self._advantages(outcomes, rows, reference)
         # A row of a group without variance has no gradient: it is not computed at all.
         teaches = [bool(advantage_U[outcomes.starts[row.episode] + row.turns[row.sampled]].any()) for row in rows]
         learn = list(itertools.compress(rows, teaches))
@@ -190,9 +198,16 @@ class Trainer:
             if reference is not None:
                 counts = [row.num_sampled for row in rows]
                 reference = reference.of(torch.from_numpy(np.repeat(teaches, counts)))
-            elif config.credit.needs_reference or config.kl_coef > 0:
+            elif config.needs_reference:
                 reference = self._measure_reference(learn)
-            stream = self._stream(learn, per_token(learn, outcomes.starts, advantage_U), reference)
+            advantage_N = per_token(learn, outcomes.starts, advantage_U)
+            stream = self._stream(learn, advantage_N, reference, measured=config.mismatch is not None)
+            group_N = torch.from_numpy(outcomes.group_E)[stream.episode_N]
+            stream = dataclasses.replace(stream, group_N=group_N, episode_ids=[episode.id for episode in played])
+            if config.mismatch is not None:
+                factor_N, found = config.mismatch.factors(stream.old_logp_N, stream.behaviour_logp_N, stream.episode_N)
+                stream = dataclasses.replace(stream, weight_N=stream.weight_N * factor_N)
+                values |= found
             steps: list[dict[str, float]] = []
             for _ in range(config.epochs):
                 order = self.rng.permutation(len(learn))
@@ -207,6 +222,10 @@ class Trainer:
                 played, gain, iteration=self.iteration, version=self.policy.version
             )
             values["imitation/entries"] = len(self.replay)
+        if isinstance(config.imitation.loss, SPEAR):
+            sizes = np.bincount(outcomes.group_E)
+            self._means += (np.bincount(outcomes.group_E, outcomes.return_E) / sizes).tolist()
+            del self._means[: -config.imitation.loss.history]
         if config.bottleneck_every and self.iteration % config.bottleneck_every == 0:
             values |= bottleneck(self._groups)
             if len(self._groups) >= MIN_GROUPS:  # else go on gathering
@@ -218,12 +237,19 @@ class Trainer:
         """One optimizer step on some rows of the policy stream and on replayed episodes."""
         config, model = self.config, self.policy.model
         self.optimizer.zero_grad(set_to_none=True)
-        values = policy_gradient(model, stream, chosen, config, self.sampling.temperature) | self._imitate()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        with config.network.learning(model):
+            try:
+                values = policy_gradient(
+                    model, stream, chosen, config, self.sampling.temperature, self._entropies, self.iteration
+                )
+                values |= self._imitate()
+            except PolicyFault as fault:
+                raise PolicyFault(f"iteration {self.iteration}: {fault}") from fault
+        norm = torch.nn.utils.clip_grad_norm_(self.learns, config.max_grad_norm)
         if not torch.isfinite(norm):
             raise PolicyFault(
                 f"the gradient of iteration {self.iteration} is not finite, no step was taken; resume from the "
-                "last checkpoint with a lower learning_rate"
+                f"last checkpoint with a lower learning_rate. It was of {stream.names(stream.places(chosen))}"
             )
         rate = config.learning_rate * warmup(self.policy.version, config.warmup_steps)
         for group in self.optimizer.param_groups:
@@ -242,34 +268,73 @@ class Trainer:
             factor *= cosine_ramp(self.iteration, settings.ramp_iterations)
         replay = self.replay
         entries = replay.sample(settings.episodes_per_step, self.rng)
-        rows = [row for entry in entries for row in replay.rows(entry)]
-        advantages = [entry.advantage for entry in entries for _ in replay.rows(entry)]
-        advantage_N = torch.from_numpy(np.repeat(advantages, [row.num_sampled for row in rows]))
+        rows = [dataclasses.replace(row, episode=i) for i, entry in enumerate(entries) for row in replay.rows(entry)]
+        advantage_E = np.array([entry.advantage for entry in entries])
+        if isinstance(settings.loss, SPEAR):
+            penalty, spread = self.config.format_penalty, self.config.reward_range
+            outcomes = Outcomes.of([self._logged(entry) for entry in entries], penalty, reward_range=spread)
+            advantage_E = settings.loss.recalibrated(outcomes.return_E, self._means)
+        counts = [row.num_sampled for row in rows]
+        advantage_N = torch.from_numpy(np.repeat(advantage_E[[row.episode for row in rows]], counts))
         reference = self._measure_reference(rows) if self.config.credit.needs_reference else None
         stream = self._stream(rows, advantage_N, reference)
-        return imitation_gradient(self.policy.model, stream, factor, self.config, self.sampling.temperature)
+        stream = dataclasses.replace(stream, episode_ids=[entry.episode_id for entry in entries])
+        if settings.loss.skips_errors:
+            valid = [np.array([turn.valid for turn in self._logged(entry).turns]) for entry in entries]
+            valid_N = torch.from_numpy(np.concatenate([valid[row.episode][row.turns[row.sampled]] for row in rows]))
+            stream = dataclasses.replace(stream, weight_N=stream.weight_N * valid_N)
+        return imitation_gradient(self.policy.model, stream, factor, self.config, self.sampling.temperature, self.rng)
 
-    def _stream(self, rows: Sequence[Row], advantage_N: torch.Tensor, reference: TokenStats | None) -> Stream:
-        """The rows' tokens with their credit, whose statistics are over all of them."""
-        policy = None
-        if self.config.credit.needs_policy:
+    def _logged(self, entry: Entry) -> Episode:
+        """The episode of an entry of the replay buffer, whose rows were read before."""
+        episode = self.log.get(entry.episode_id)
+        assert episode is not None
+        return episode
+
+    def _advantages(
+        self, outcomes: Outcomes, rows: Sequence[Row], reference: TokenStats | None
+    ) -> tuple[np.ndarray, TokenStats | None]:
+        """([U] advantages after all modifiers, what the reference says of all rows if it was asked)."""
+        modifiers = self.config.modifiers
+        turn_N = np.concatenate([outcomes.starts[row.episode] + row.turns[row.sampled] for row in rows])
+        if any(modifier.needs_reference for modifier in modifiers):
+            reference = reference or self._measure_reference(rows)
+            outcomes = outcomes.told(turn_N, reference_logp_N=reference.logp_N.double().numpy())
+        if any(modifier.needs_entropy for modifier in modifiers):
             policy = measure(self.policy.model, rows, self.config.micro_batch_tokens, self.sampling.temperature)
+            outcomes = outcomes.told(turn_N, entropy_N=policy.entropy_N.double().numpy())
+        advantage_U = self.config.advantage.turns(outcomes)
+        for modifier in modifiers:
+            advantage_U = modifier.turns(advantage_U, outcomes)
+        return advantage_U, reference
+
+    def _stream(
+        self, rows: Sequence[Row], advantage_N: torch.Tensor, reference: TokenStats | None, *, measured: bool = False
+    ) -> Stream:
+        """The rows' tokens with their credit, whose statistics are over all of them; π_old is μ unless `measured`."""
+        policy = None
+        if measured or self.config.credit.needs_policy:
+            with self.config.network.computing(self.policy.model):  # in the precision in which it learns
+                policy = measure(self.policy.model, rows, self.config.micro_batch_tokens, self.sampling.temperature)
         stream = flatten(rows, advantage_N, reference=reference, policy=policy)
         return dataclasses.replace(stream, weight_N=self.config.credit.weights(stream))
 
-    def _check(self, rows: Sequence[Row], num_attempts: int) -> None:
+    def _check(self, rows: Sequence[Row], played: Sequence[Episode]) -> None:
         if not rows:
             raise PolicyFault(
-                f"none of the {num_attempts} attempts asked the policy; the graph's nodes must call attempt.ask"
+                f"none of the {len(played)} attempts asked the policy; the graph's nodes must call attempt.ask"
             )
-        if not all(np.isfinite(row.logprobs).all() for row in rows):
+        wrong = dict.fromkeys(played[row.episode].id for row in rows if not np.isfinite(row.logprobs).all())
+        if wrong:
             raise PolicyFault(
                 f"log-probabilities of iteration {self.iteration} are not finite, so the weights are broken; resume "
-                "from the last checkpoint with a lower learning_rate"
+                f"from the last checkpoint with a lower learning_rate. They are of episode {', '.join([*wrong][:5])}"
             )
 
     def _measure_reference(self, rows: Sequence[Row]) -> TokenStats:
-        return measure(self.reference, rows, self.config.micro_batch_tokens, self.sampling.temperature)
+        own = self.reference is self.policy.model
+        with self.config.network.computing(self.reference), without_adapters(self.reference) if own else nullcontext():
+            return measure(self.reference, rows, self.config.micro_batch_tokens, self.sampling.temperature)
 
     def _diagnose(self, episodes: Sequence[Episode], rows: Sequence[Row]) -> TokenStats | None:
         """In the iterations before a bottleneck report, keep what each group says about it.
@@ -316,6 +381,8 @@ class Trainer:
             "reference": self._reference_digest,
             "rng": self.rng.bit_generator.state,
             "torch_rng": torch.get_rng_state().tolist(),
+            "entropies": self._entropies.state(),
+            "means": self._means,
             "groups": [[g.return_variance, g.energy_all, g.energy_thought, g.energy_action] for g in self._groups],
         }
         return save_checkpoint(
@@ -350,12 +417,16 @@ class Trainer:
         self.rng.bit_generator.state = state["rng"]
         torch.set_rng_state(torch.tensor(state["torch_rng"], dtype=torch.uint8))
         self._groups = [GroupEnergy(*values) for values in state["groups"]]
+        self._entropies = EntropyHistory.of(state["entropies"])
+        self._means = list(state["means"])
         if self.replay is not None:
             self.replay.restore(self.iteration)
 
     @functools.cached_property
     def _reference_digest(self) -> str | None:
-        return None if self.reference is None else weights_digest(self.reference)
+        if self.reference is None:
+            return None
+        return weights_digest(self.reference, frozen=self.reference is self.policy.model)
 
     def close(self) -> None:
         """Close the log and the replay buffer, and give the folder back."""

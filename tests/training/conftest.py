@@ -24,3 +24,17 @@ def parts() -> ModuleType:
 def _one_thread() -> None:
     """The networks are tiny: more threads only slow them down."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def make_trainer(parts):
+    """Trainers that are closed at the end."""
+    made = []
+
+    def make(*args, **changes):
+        made.append(parts.make_trainer(*args, **changes))
+        return made[-1]
+
+    yield make
+    for trainer in made:
+        trainer.close()

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from agentkit.memory.records import Episode, Role, Turn
@@ -23,6 +24,7 @@ from agentkit.policies.local import LocalPolicy
 from agentkit.policies.policy import Sampling
 from agentkit.rollout import collect
 from agentkit.task import Task, make_tasks
+from agentkit.training.advantages import Outcomes
 from agentkit.training.config import ImitationConfig, TrainConfig
 from agentkit.training.sft import SftConfig, fine_tune
 from agentkit.training.tiny import build_model, build_tokenizer
@@ -116,6 +118,23 @@ def make_episode(turns: Any = (), name: str = "one", **changes: Any) -> Episode:
     task = Task(env_id="test/Env-v0", seed=0)
     values: dict[str, Any] = {"id": name, "task": task, "turns": tuple(turns), "success": True}
     return Episode(**(values | changes))
+
+
+def make_outcomes(rewards: Any, groups: Any = None, **changes: Any) -> Outcomes:
+    """Outcomes of episodes with these rewards, a list each; one group, a token a turn, all states unknown."""
+    starts = np.cumsum([0, *(len(each) for each in rewards)])
+    num = int(starts[-1])
+    values: dict[str, Any] = {
+        "group_E": np.array(groups if groups is not None else [0] * len(rewards), np.int64),
+        "return_E": np.array([sum(each) for each in rewards], np.float64),
+        "success_E": np.ones(len(rewards), np.bool_),
+        "starts": starts,
+        "reward_U": np.array([reward for each in rewards for reward in each], np.float64),
+        "state_U": np.full(num, -1),
+        "tokens_U": np.ones(num, np.int64),
+        "logp_U": np.zeros(num),
+    }
+    return Outcomes(**(values | {name: np.array(value) for name, value in changes.items()}))
 
 
 KILLED_RUN: dict[str, Any] = {"iterations": 6, "checkpoint_every": 2}

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from agentkit.training.config import ImitationConfig, TrainConfig
 from agentkit.training.credit import ActFocus, Uniform
+from agentkit.training.losses import SIL
 from agentkit.training.sft import SftConfig
 
 
@@ -61,7 +62,7 @@ def test_unknown_keys_are_refused_and_settings_are_frozen(kind):
         {"learning_rate": 2.0},
         {"loss": {"low": 1.0}},
         {"kl_coef": -0.1},
-        {"imitation": {"truncation": 0}},
+        {"imitation": {"loss": {"truncation": 0}}},
         {"credit": {"name": "magic"}},
     ],
 )
@@ -83,4 +84,4 @@ def test_the_defaults_are_those_of_the_papers():
     assert (config.tasks_per_iteration, config.group_size, config.format_penalty) == (8, 16, 0.1)
     assert isinstance(config.credit, ActFocus)
     assert (config.credit.alpha, config.credit.beta) == (0.1, 0.5)
-    assert config.imitation.truncation == 2.0
+    assert config.imitation.loss == SIL(truncation=2.0)

@@ -7,27 +7,36 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from agentkit.memory.records import Role
-from agentkit.training.credit import ActFocus, Credit, Uniform
+from agentkit.training.credit import D3S, ActFocus, Credit, Forks, Pivot, Product, Recalled, Uniform
 from agentkit.training.forward import TokenStats
 from agentkit.training.rows import Row
 from agentkit.training.stream import flatten
 
 ROLES = (Role.THOUGHT, Role.ACTION, Role.FORMAT, Role.OTHER)
+FEW = settings(max_examples=25, deadline=None)  # for each signal
 TOKENS = st.lists(st.tuples(st.sampled_from(ROLES), st.floats(-50, 50, width=32)), min_size=1, max_size=60)
 
 
+SIGNALS = ("energy", "entropy", "nll", "shift")
+
+
 def weigh(scheme, role_N, energy_N):
-    """The weights of tokens of these roles, with these energies under the reference."""
+    """The weights of tokens of these roles, with these numbers as whatever signal the scheme reads."""
     none_N = torch.zeros(len(role_N))
-    reference = None if energy_N is None else TokenStats(none_N, none_N, energy_N)
+    signal = getattr(scheme, "signal", "energy")
+    reference = None
+    if energy_N is not None:
+        said = {"shift": (-energy_N, none_N, none_N), "entropy": (none_N, energy_N, none_N)}
+        reference = TokenStats(*said.get(signal, (none_N, none_N, energy_N)))
     ones = np.ones(len(role_N))
+    logprobs = -energy_N.numpy() if signal == "nll" and energy_N is not None else 0 * ones
     row = Row(
-        0, ones.astype(np.int64), ones.astype(bool), role_N.numpy(), ones.astype(np.float32), ones.astype(np.int32)
+        0, ones.astype(np.int64), ones.astype(bool), role_N.numpy(), logprobs.astype(np.float32), ones.astype(np.int32)
     )
     return scheme.weights(flatten([row], none_N, reference=reference))
 
@@ -60,10 +69,12 @@ def test_actfocus_by_hand():
     assert weights.tolist() == pytest.approx([0.2, *(1 + 2 * gate for gate in gates), 1.0, 1.0], abs=1e-6)
 
 
+@pytest.mark.parametrize("signal", SIGNALS)
+@FEW
 @given(TOKENS, st.floats(0, 1), st.floats(0, 3))
-def test_weights_agree_with_the_reference(tokens, alpha, beta):
+def test_weights_agree_with_the_reference_for_every_signal(signal, tokens, alpha, beta):
     role_N, energy_N = tensors(tokens)
-    weights = weigh(ActFocus(alpha=alpha, beta=beta), role_N, energy_N)
+    weights = weigh(ActFocus(alpha=alpha, beta=beta, signal=signal), role_N, energy_N)
     assert weights.numpy() == pytest.approx(reference(role_N, energy_N, alpha, beta), abs=1e-4)
 
 
@@ -83,12 +94,30 @@ def test_equal_energies_put_every_gate_at_one_half():
     assert weigh(ActFocus(beta=0.5), role, torch.full((4,), 3.0)).tolist() == [1.25] * 4
 
 
+def test_each_signal_is_what_its_name_says():
+    # Action tokens with log π_old = −1, −3; the reference says log π_ref = −2, −1, entropy 5, 1, energy −9, −7.
+    role_N = torch.full((2,), Role.ACTION)
+    reference = TokenStats(torch.tensor([-2.0, -1.0]), torch.tensor([5.0, 1.0]), torch.tensor([-9.0, -7.0]))
+    row = Row(0, np.ones(2, int), np.ones(2, bool), role_N.numpy(), np.array([-1, -3], np.float32), np.ones(2, int))
+    stream = flatten([row], torch.zeros(2), reference=reference)
+    more_on_second = {"energy": True, "entropy": False, "nll": True, "shift": False}  # −9, −7; 5, 1; 1, 3; 1, −2
+    for signal, second in more_on_second.items():
+        first_weight, second_weight = ActFocus.model_validate({"signal": signal}).weights(stream).tolist()
+        assert (second_weight > first_weight) == second
+        # two values stand one deviation from their mean
+        assert sorted([first_weight, second_weight]) == pytest.approx(
+            [1 + 0.5 / (1 + math.e), 1 + 0.5 / (1 + 1 / math.e)], abs=1e-6
+        )
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+@FEW
 @given(TOKENS)
-def test_alpha_one_and_beta_zero_is_uniform(tokens):
+def test_alpha_one_and_beta_zero_is_uniform_for_every_signal(signal, tokens):
     role_N, energy_N = tensors(tokens)
-    uniform = weigh(Uniform(), role_N, None)
-    assert torch.equal(weigh(ActFocus(alpha=1, beta=0), role_N, None), uniform)
-    assert torch.equal(weigh(ActFocus(alpha=1, beta=0), role_N, energy_N), uniform)
+    uniform, plain = weigh(Uniform(), role_N, None), ActFocus(alpha=1, beta=0, signal=signal)
+    assert torch.equal(weigh(plain, role_N, None), uniform)
+    assert torch.equal(weigh(plain, role_N, energy_N), uniform)
 
 
 @given(TOKENS, st.randoms())
@@ -144,8 +173,24 @@ def test_energy_is_asked_for_only_where_beta_uses_it():
     assert ActFocus().needs_reference
     assert not ActFocus(beta=0).needs_reference
     assert not Uniform().needs_reference
-    with pytest.raises(ValueError, match="needs the reference's energy"):
-        weigh(ActFocus(), torch.tensor([Role.ACTION]), None)
+    assert not ActFocus(signal="nll").needs_reference
+    for signal in ("energy", "entropy", "shift"):
+        assert ActFocus(signal=signal).needs_reference
+        with pytest.raises(ValueError, match=f"needs the reference's {signal}"):
+            weigh(ActFocus(signal=signal), torch.tensor([Role.ACTION]), None)
+
+
+@given(TOKENS)
+def test_the_weights_of_several_schemes_multiply(tokens):
+    role_N, energy_N = tensors(tokens)
+    one, other = ActFocus(), ActFocus(alpha=0.5, beta=1.0)
+    product = Product(factors=(one, other, Uniform()))
+    assert torch.equal(weigh(product, role_N, energy_N), weigh(one, role_N, energy_N) * weigh(other, role_N, energy_N))
+    assert product.needs_reference
+    assert not Product(factors=(Uniform(), Pivot())).needs_reference
+    assert Product(factors=(Uniform(), Forks())).needs_policy
+    with pytest.raises(ValidationError):
+        Product(factors=())
 
 
 def test_a_scheme_is_chosen_by_its_name_and_survives_json():
@@ -154,6 +199,13 @@ def test_a_scheme_is_chosen_by_its_name_and_survives_json():
     scheme = adapter.validate_python({"name": "actfocus", "alpha": 0.3})
     assert scheme == ActFocus(alpha=0.3)
     assert adapter.validate_json(adapter.dump_json(scheme)) == scheme
-    for wrong in ({"name": "entropy"}, {"name": "uniform", "alpha": 1.0}, {"name": "actfocus", "alpha": 1.5}):
+    for other in (Forks(share=0.1), D3S(), Recalled(weight=2.0), Pivot(), Product(factors=(ActFocus(), Pivot()))):
+        assert adapter.validate_json(adapter.dump_json(other)) == other
+    for wrong in (
+        {"name": "forks", "share": 1.0},
+        {"name": "entropy"},
+        {"name": "uniform", "alpha": 1.0},
+        {"name": "actfocus", "alpha": 1.5},
+    ):
         with pytest.raises(ValidationError):
             adapter.validate_python(wrong)

@@ -168,6 +168,21 @@ def test_micro_batches_hold_every_row_once_and_stay_within_the_limit(lengths, ma
         assert padded <= max_tokens or len(batch) == 1
 
 
+def test_long_tailed_lengths_are_cut_into_batches_with_little_padding():
+    lengths = [int(length) for length in np.random.default_rng(0).lognormal(4, 1, 400).clip(8, 2000)]
+    kinds = (int, bool, np.int8, float, np.int32)
+    rows = [Row(0, *(np.zeros(length, dtype=kind) for kind in kinds)) for length in lengths]
+    batches = micro_batches(rows, 4096)
+    computed = sum(max(lengths[i] for i in batch) * len(batch) for batch in batches)
+    assert computed < 1.1 * sum(lengths)
+    assert len(batches) < 3 * sum(lengths) / 4096 + 10, "and yet the batches are few"
+
+
+def test_equal_lengths_fill_their_batches():
+    rows = [Row(0, *(np.zeros(100, dtype=kind) for kind in (int, bool, np.int8, float, np.int32))) for _ in range(25)]
+    assert sorted(map(len, micro_batches(rows, 1000))) == [5, 10, 10]
+
+
 class Capped(torch.nn.Module):
     """A model that squashes its logits into ± cap after the output layer, as Gemma 2 does."""
 

@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from agentkit.errors import PolicyFault
 from agentkit.memory.records import Role
 from agentkit.policies.policy import Sampling
-from agentkit.training import gradients
+from agentkit.training import forward, gradients
 from agentkit.training.config import ImitationConfig, TrainConfig
 from agentkit.training.credit import ActFocus, Uniform
+from agentkit.training.losses import (
+    BAPO,
+    CISPO,
+    DPPO,
+    DRO,
+    EPO,
+    GSPO,
+    OPMD,
+    SAPO,
+    SIL,
+    SIREN,
+    SPEAR,
+    VESPO,
+    Clip,
+    EntropyHistory,
+    Replayed,
+    Shaped,
+    Supervised,
+    TrajectoryBalance,
+)
+from agentkit.training.mismatch import K3RS, Mismatch
 from agentkit.training.replay import Entry
 from agentkit.training.rows import build_rows
 from agentkit.training.trainer import Trainer
@@ -201,7 +225,9 @@ def test_credit_changes_the_policy_term_but_neither_entropy_nor_kl(make, rows):
 
 @pytest.mark.parametrize("micro_batch_tokens", [1, 10_000])
 def test_the_imitation_gradient_is_that_of_the_formula_over_its_own_tokens(make, rows, monkeypatch, micro_batch_tokens):
-    trainer = make(imitation=ImitationConfig(weight=0.3, truncation=1.2), micro_batch_tokens=micro_batch_tokens)
+    trainer = make(
+        imitation=ImitationConfig(weight=0.3, loss=SIL(truncation=1.2)), micro_batch_tokens=micro_batch_tokens
+    )
     entries = [Entry(number, str(number), advantage, 0) for number, advantage in enumerate([0.9, 0.2, 1.7, 0.5])]
     replay_only(trainer, monkeypatch, entries, lambda entry: [rows[entry.number]])
     trainer.policy.model.zero_grad(set_to_none=True)
@@ -255,3 +281,169 @@ def test_the_log_probabilities_of_sampling_are_those_of_learning(parts, make, tm
     rows = build_rows(episodes)[0]
     recorded = np.concatenate([row.logprobs[row.sampled] for row in rows])
     assert measure(policy.model, rows, 500, TEMPERATURE).logp_N.numpy() == pytest.approx(recorded, abs=1e-4)
+
+
+EVERY_LOSS: dict[str, dict[str, Any]] = {
+    "dual clip": {"loss": Clip(dual=1.4)},
+    "gspo": {"loss": GSPO(low=0.05, high=0.05), "reduction": "seq-mean-token-mean"},
+    "cispo": {"loss": CISPO(most=1.3)},
+    "sapo": {"loss": SAPO()},
+    "bapo": {"loss": BAPO(low_most=0.8, high_most=1.5)},
+    "dppo": {"loss": DPPO(low=0.001, high=0.001)},
+    "dro": {"loss": DRO()},
+    "vespo": {"loss": VESPO()},
+    "opmd": {"loss": OPMD(), "kl": "k2", "kl_coef": 0.1},
+    "trajectory balance": {"loss": TrajectoryBalance(beta=0.1), "reduction": "seq-mean-token-sum"},
+    "horizon": {"loss": Clip(), "reduction": "seq-mean-token-sum-norm", "horizon": 50},
+    "token sum": {"loss": Clip(), "reduction": "token-sum"},
+    "epo": {"entropy": EPO(low=0.9, high=1.1), "entropy_coef": 0.1},
+    "siren": {"entropy": SIREN(), "entropy_coef": 0.1},
+}
+
+
+@pytest.mark.parametrize("case", EVERY_LOSS)
+def test_neither_the_split_nor_the_order_of_rows_changes_any_loss(make, rows, case):
+    """The first and third row are of one episode, the second and fourth of another, in other micro-batches."""
+    rows = [dataclasses.replace(row, episode=number % 2) for number, row in enumerate(rows)]
+    results = []
+    for order, micro_batch_tokens in (((0, 1, 2, 3), 10_000), ((2, 3, 1, 0), 1)):
+        trainer = make(micro_batch_tokens=micro_batch_tokens, **({"entropy_coef": 0.0} | EVERY_LOSS[case]))
+        ordered = [rows[i] for i in order]
+        reference = trainer._measure_reference(ordered) if trainer.config.needs_reference else None
+        advantage_N = torch.tensor(
+            np.repeat([[0.8, -0.5][row.episode] for row in ordered], [r.num_sampled for r in ordered])
+        )
+        stream = trainer._stream(ordered, advantage_N, reference)
+        stream = dataclasses.replace(stream, group_N=torch.zeros(len(stream.role_N), dtype=torch.long))
+        history = EntropyHistory(turns={0: [2.0, 1.0], 1: [1.0, 1.0]}, anchor=0.1)
+        model = trainer.policy.model
+        model.zero_grad(set_to_none=True)
+        values = gradients.policy_gradient(model, stream, range(4), trainer.config, TEMPERATURE, history)
+        results.append((values, flat(model)))
+    (values, whole), (again, split) = results
+    assert again == pytest.approx(values, rel=1e-4, abs=1e-6)
+    assert relative(split, whole) < 1e-5
+    assert whole.norm() > 1e-6
+
+
+@pytest.mark.parametrize("loss", [SIL(), Shaped(), Replayed(), SPEAR(least=0.01, dropped=0.2), Supervised()], ids=repr)
+def test_the_split_changes_no_loss_of_replayed_tokens(make, rows, loss):
+    results = []
+    for micro_batch_tokens in (10_000, 1):
+        trainer = make(imitation=ImitationConfig(loss=loss), micro_batch_tokens=micro_batch_tokens)
+        stream = trainer._stream(rows, token_advantages(rows).clamp(min=0), trainer._measure_reference(rows))
+        model = trainer.policy.model
+        model.zero_grad(set_to_none=True)
+        rng = np.random.default_rng(3)
+        values = gradients.imitation_gradient(model, stream, 0.7, trainer.config, TEMPERATURE, rng)
+        results.append((values, flat(model)))
+    (values, whole), (again, split) = results
+    assert again == pytest.approx(values, rel=1e-4, abs=1e-6)
+    assert relative(split, whole) < 1e-5
+    assert ("imitation/kept" in values) == isinstance(loss, SPEAR)
+    if isinstance(loss, SPEAR):
+        assert 0.75 < values["imitation/kept"] < 1
+
+
+def test_rejected_tokens_leave_numerator_and_denominator(make, rows):
+    """An episode that the mismatch rejects might as well not be there."""
+    trainer = make(credit=Uniform(), entropy_coef=0.0)
+    stream = trainer._stream(rows, token_advantages(rows), None, measured=True)
+    mean_E = [
+        float((r.exp() - 1 - r).mean())
+        for r in ((stream.old_logp_N - stream.behaviour_logp_N)[stream.episode_N == e].double() for e in range(4))
+    ]
+    most = (sorted(mean_E)[2] + max(mean_E)) / 2
+    mismatch = Mismatch(weigh=None, reject=(K3RS(most=most),))
+    factor_N, found = mismatch.factors(stream.old_logp_N, stream.behaviour_logp_N, stream.episode_N)
+    assert 0 < found["mismatch/rejected"] < 1
+    left = [e for e in range(4) if mean_E[e] <= most]
+    model = trainer.policy.model
+    results = []
+    for weight_N, chosen in ((stream.weight_N * factor_N, range(4)), (stream.weight_N, left)):
+        model.zero_grad(set_to_none=True)
+        changed = dataclasses.replace(stream, weight_N=weight_N)
+        results.append((gradients.policy_gradient(model, changed, chosen, trainer.config, TEMPERATURE), flat(model)))
+    assert results[0][0]["loss/policy"] == pytest.approx(results[1][0]["loss/policy"], abs=1e-6)
+    assert relative(results[0][1], results[1][1]) < 1e-5
+
+
+@pytest.mark.parametrize("loss", [Clip(), BAPO()], ids=repr)
+def test_a_log_probability_that_is_not_finite_names_the_episodes_and_no_step_is_taken(make, rows, monkeypatch, loss):
+    trainer = make(loss=loss, micro_batch_tokens=1)
+    trainer.iteration = 7
+    stream = trainer._stream(rows, token_advantages(rows), trainer._measure_reference(rows))
+    stream = dataclasses.replace(stream, episode_ids=["a", "b", "c", "d"])
+    before = [parameter.detach().clone() for parameter in trainer.policy.model.parameters()]
+    honest = forward.forward
+
+    def broken(model, rows_, *args, **kwargs):
+        stats = honest(model, rows_, *args, **kwargs)
+        if any(row.episode == 2 for row in rows_):
+            stats = dataclasses.replace(stats, logp_N=stats.logp_N * float("nan"))
+        return stats
+
+    monkeypatch.setattr(gradients, "forward", broken)
+    monkeypatch.setattr(forward, "forward", broken)
+    with pytest.raises(PolicyFault, match="iteration 7: the log-probability of episode c is not finite, no step"):
+        trainer._step(stream, [0, 1, 2, 3])
+    for parameter, old in zip(trainer.policy.model.parameters(), before, strict=True):
+        assert torch.equal(parameter, old)
+
+
+def test_a_loss_that_is_not_finite_names_the_episodes(make, rows):
+    trainer = make(credit=Uniform(), micro_batch_tokens=1)
+    stream = trainer._stream(rows, token_advantages(rows), None)
+    advantage_N = torch.where(stream.episode_N == 1, float("inf"), stream.advantage_N)
+    stream = dataclasses.replace(stream, advantage_N=advantage_N)
+    with pytest.raises(PolicyFault, match="the loss of episode number 1 is not finite"):
+        trainer._step(stream, [0, 1, 2, 3])
+
+
+def test_a_gradient_that_is_not_finite_names_the_episodes(make, rows, monkeypatch):
+    trainer = make(credit=Uniform())
+    stream = trainer._stream(rows, token_advantages(rows), None)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(float("inf")))
+    with pytest.raises(PolicyFault, match="gradient of iteration 0 is not finite, no step") as raised:
+        trainer._step(stream, [0, 1, 3])
+    assert "episode number 0, number 1, number 3" in str(raised.value)
+    assert trainer.policy.version == 0
+
+
+def test_erroneous_turns_are_context_only_under_supervised_replay(parts, make, rows, monkeypatch):
+    """The second episode's first turn is not valid: its two tokens have no weight, its second turn keeps its own."""
+    trainer = make(credit=Uniform(), imitation=ImitationConfig(weight=1.0, loss=Supervised()))
+    episode = parts.make_episode([parts.make_turn([9], [20, 21], valid=False), parts.make_turn([9], [40])])
+    replay_only(trainer, monkeypatch, [Entry(0, "a", 1.0, 0)], lambda entry: [dataclasses.replace(rows[1], episode=0)])
+    monkeypatch.setattr(trainer, "_logged", lambda entry: episode)
+    found = trainer._imitate()["loss/imitation"]
+    with torch.no_grad():
+        logp = numbers(trainer.policy.model, rows[1])["logp"]
+    assert found == pytest.approx(-float(logp[2:].mean()), rel=1e-4)
+
+
+def test_a_run_with_every_state_it_can_keep_goes_on_bit_for_bit(parts, tmp_path):
+    changes = {
+        "entropy": EPO(),
+        "mismatch": Mismatch(),
+        "imitation": ImitationConfig(episodes_per_step=3, loss=SPEAR(least=0.0)),
+        "bottleneck_every": 0,
+    }
+    whole = parts.make_trainer(tmp_path / "whole", iterations=3, **changes)
+    seen = []
+    whole.train(on_iteration=lambda number, values: seen.append(values))
+    assert all(values["mismatch/ess"] == pytest.approx(1, abs=1e-3) for values in seen if "mismatch/ess" in values)
+    assert any("mismatch/ess" in values for values in seen)
+    assert whole._entropies.turns
+    assert len(whole._means) == 9
+    part = parts.make_trainer(tmp_path / "part", iterations=2, **changes)
+    part.train()
+    part.close()
+    again = parts.make_trainer(tmp_path / "part", iterations=3, **changes)
+    again.restore()
+    assert len(again._means) == 6
+    again.train()
+    assert parts.digest(again.policy.model) == parts.digest(whole.policy.model)
+    assert (again._entropies, again._means) == (whole._entropies, whole._means)
+    again.close()
+    whole.close()

@@ -38,12 +38,17 @@ def make_buffer(tmp_path, log):
         buffer.close()
 
 
+def sound_turn(parts, **changes):
+    """A turn that ended its episode, as that of a success does."""
+    return parts.make_turn([1, 2], [3, 4]).model_copy(update={"action": "go", "terminated": True, **changes})
+
+
 @pytest.fixture
 def episodes(parts):
     """`episodes("ab", version=3)`: two successful episodes of that policy version; capitals are failures."""
 
     def make(names, version=0):
-        turns = [parts.make_turn([1, 2], [3, 4])]
+        turns = [sound_turn(parts)]
         return [
             parts.make_episode(turns, name=f"{name.lower()}", policy_version=version, success=name.islower())
             for name in names
@@ -188,12 +193,13 @@ def test_a_restored_buffer_is_the_one_of_that_iteration_whatever_came_later(part
             return ReplayBuffer(Path(folder) / "replay.sqlite", log, config)
 
         buffer = reopen()
+        turns = [sound_turn(parts)]
         history, versions = [()], [0]
         for gains, steps, again in updates:
             number = len(history)
             version = versions[-1] + steps
             made = [
-                parts.make_episode(name=f"{number}-{i}-{gain}", policy_version=versions[-1])
+                parts.make_episode(turns, name=f"{number}-{i}-{gain}", policy_version=versions[-1])
                 for i, gain in enumerate(gains)
             ]
             buffer.update(made, gains, iteration=number, version=version)
@@ -215,3 +221,20 @@ def test_a_restored_buffer_is_the_one_of_that_iteration_whatever_came_later(part
             buffer = reopen()
             assert buffer.entries == history[back]
         buffer.close()
+
+
+def test_doubtful_episodes_and_those_shown_a_quarantined_memory_are_left_out_with_one_warning(log, make_buffer, parts):
+    def episode(name, **changes):
+        return parts.make_episode([sound_turn(parts, **changes)], name=name, success=True)
+
+    played = [
+        episode("sound"),
+        episode("forged", terminated=False),
+        episode("lured", memory_ids=("m-1",)),
+    ]
+    log.append_many(played)
+    buffer = make_buffer()
+    with pytest.warns(RuntimeWarning, match="episode forged is not replayed: success without a terminal state") as said:
+        assert buffer.update(played, [0.5] * 3, iteration=1, version=0, quarantined={"m-1"}) == 1
+    assert len(said) == 1
+    assert [entry.episode_id for entry in buffer.entries] == ["sound"]

@@ -26,20 +26,6 @@ from agentkit.training.metrics import TIMINGS, read_metrics
 from agentkit.training.trainer import Trainer
 
 
-@pytest.fixture
-def make_trainer(parts):
-    """Trainers that are closed at the end."""
-    made = []
-
-    def make(*args, **changes):
-        made.append(parts.make_trainer(*args, **changes))
-        return made[-1]
-
-    yield make
-    for trainer in made:
-        trainer.close()
-
-
 @pytest.fixture(scope="module")
 def whole(parts, tmp_path_factory):
     """(folder, digest, metrics) of an uninterrupted run of `parts.KILLED_RUN`."""
@@ -316,7 +302,7 @@ def test_broken_weights_raise_before_a_step_and_leave_the_last_checkpoint(
             break_weights()
 
         monkeypatch.setattr(trainer, "_check", check)
-        with pytest.raises(PolicyFault, match=r"iteration 1 is not finite, no step was taken; resume"):
+        with pytest.raises(PolicyFault, match=r"iteration 1: .* is not finite, no step was taken; resume"):
             trainer.train()
     else:
         save = trainer.save

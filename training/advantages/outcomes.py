@@ -5,19 +5,21 @@ E episodes in G groups, U turns in all. A group is the attempts at one task unde
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agentkit.errors import ConfigError
+from agentkit.errors import ConfigError, EnvironmentFault
 from agentkit.memory.records import Episode
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Kind = TypeVar("Kind", bound=np.generic)
 
 ROUNDING = 1e-9
 """Returns nearer to each other than this (relative to the greatest, if that exceeds 1) are equal."""
@@ -40,40 +42,59 @@ class Outcomes:
     """Turns of a group in which the policy was asked in the same state have the same number; −1 where it is unknown."""
     tokens_U: Ints
     """Sampled tokens of each turn."""
+    logp_U: Floats
+    """Sum of log μ over the turn's sampled tokens, as recorded."""
+    reference_logp_U: Floats | None = None
+    """The same sum under the frozen reference; None if nothing asks it."""
+    entropy_U: Floats | None = None
+    """Sum of the policy's entropies at the turn's sampled tokens; None if nothing asks it."""
 
     @classmethod
-    def of(cls, episodes: Sequence[Episode], format_penalty: float = 0.0) -> Outcomes:
+    def of(
+        cls,
+        episodes: Sequence[Episode],
+        format_penalty: float = 0.0,
+        *,
+        reward_range: tuple[float, float] | None = None,
+    ) -> Outcomes:
         """Those of recorded episodes.
 
         Args:
             episodes: In the order of the batch.
             format_penalty: Taken from the reward of each turn that was malformed or not understood.
+            reward_range: Least and greatest reward the environment may give for a turn, before the penalty.
 
         Raises:
             ConfigError: There is no episode.
+            EnvironmentFault: A reward is not finite, or lies outside the range.
         """
         if not episodes:
             raise ConfigError("an empty group has no advantages")
         groups: dict[str, int] = {}
         group_E = np.array([groups.setdefault(episode.group_id, len(groups)) for episode in episodes], np.int64)
         states: dict[tuple[int, str], int] = {}
-        rewards, known, tokens = [], [], []
+        rewards, valid, known, tokens, logps = [], [], [], [], []
         for group, episode in zip(group_E.tolist(), episodes, strict=True):
             for turn in episode.turns:
-                rewards.append(turn.reward - format_penalty * (not turn.valid))
-                key = (group, turn.state_key)
-                known.append(states.setdefault(key, len(states)) if turn.state_key else -1)
+                rewards.append(turn.reward)
+                valid.append(turn.valid)
+                key = turn.state_key
+                known.append(states.setdefault((group, key), len(states)) if key else -1)
                 tokens.append(len(turn.response_ids))
-        starts = np.cumsum([0, *(len(episode.turns) for episode in episodes)])
+                logps.append(sum(turn.logprobs))
+        starts = np.cumsum([0, *(len(episode.turns) for episode in episodes)]).astype(np.int64)
         reward_U = np.array(rewards, np.float64)
+        _check_rewards(reward_U, starts, episodes, reward_range)
+        reward_U = reward_U - format_penalty * ~np.array(valid, np.bool_)
         return cls(
             group_E=group_E,
-            return_E=np.array([reward_U[a:b].sum() for a, b in pairwise(starts)], np.float64),
+            return_E=segment_sums(reward_U, starts),
             success_E=np.array([episode.success for episode in episodes], np.bool_),
-            starts=starts.astype(np.int64),
+            starts=starts,
             reward_U=reward_U,
             state_U=np.array(known, np.int64),
             tokens_U=np.array(tokens, np.int64),
+            logp_U=np.array(logps, np.float64),
         )
 
     @property
@@ -86,9 +107,56 @@ class Outcomes:
         """Episode of each turn."""
         return np.repeat(np.arange(len(self.group_E)), np.diff(self.starts))
 
-    def per_turn(self, value_E: Floats) -> Floats:
+    @property
+    def number_U(self) -> Ints:
+        """Number of each turn within its episode."""
+        return np.arange(len(self.reward_U)) - self.starts[self.episode_U]
+
+    def per_turn(self, value_E: NDArray[Kind]) -> NDArray[Kind]:
         """[U] each episode's value at each of its turns."""
         return np.repeat(value_E, np.diff(self.starts))
+
+    def per_episode(self, value_U: Floats) -> Floats:
+        """[E] sum of the values of each episode's turns."""
+        return segment_sums(value_U, self.starts)
+
+    def told(
+        self, turn_N: Ints, *, reference_logp_N: Floats | None = None, entropy_N: Floats | None = None
+    ) -> Outcomes:
+        """Itself, with what the networks say of N sampled tokens summed over turns.
+
+        Args:
+            turn_N: Place of each token's turn among the U.
+            reference_logp_N: Log-probabilities under the frozen reference.
+            entropy_N: Entropies of the policy.
+        """
+        told = self
+        if reference_logp_N is not None:
+            told = dataclasses.replace(told, reference_logp_U=self._sums(turn_N, reference_logp_N))
+        if entropy_N is not None:
+            told = dataclasses.replace(told, entropy_U=self._sums(turn_N, entropy_N))
+        return told
+
+    def _sums(self, turn_N: Ints, value_N: Floats) -> Floats:
+        return np.bincount(turn_N, value_N, len(self.reward_U)).astype(np.float64, copy=False)
+
+
+def _check_rewards(
+    reward_U: Floats, starts: Ints, episodes: Sequence[Episode], reward_range: tuple[float, float] | None
+) -> None:
+    least, greatest = reward_range or (-np.inf, np.inf)
+    wrong = np.flatnonzero(~(np.isfinite(reward_U) & (least <= reward_U) & (reward_U <= greatest)))
+    if not len(wrong):
+        return
+    place = int(wrong[0])
+    number = int(np.searchsorted(starts, place, side="right")) - 1
+    where = f"turn {place - int(starts[number])} of episode {episodes[number].id!r} ({episodes[number].task.env_id})"
+    if not np.isfinite(reward_U[place]):
+        raise EnvironmentFault(f"the reward of {where} is {reward_U[place]}, not a number to learn from; mend it there")
+    raise EnvironmentFault(
+        f"the reward of {where} is {reward_U[place]}, outside the declared reward_range [{least}, {greatest}]; "
+        "mend the environment, or widen the range if the reward is right"
+    )
 
 
 def group_indices(episodes: Sequence[Episode]) -> list[list[int]]:
@@ -97,6 +165,37 @@ def group_indices(episodes: Sequence[Episode]) -> list[list[int]]:
     for index, episode in enumerate(episodes):
         groups[episode.group_id].append(index)
     return list(groups.values())
+
+
+def segment_sums(value_N: Floats, starts: Ints) -> Floats:
+    """[S] sum of each segment of values; 0 of an empty one.
+
+    >>> segment_sums(np.array([1.0, 2.0, 3.0]), np.array([0, 2, 2, 3])).tolist()
+    [3.0, 0.0, 3.0]
+    """
+    segment_N = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+    return np.bincount(segment_N, value_N, len(starts) - 1).astype(np.float64, copy=False)
+
+
+def discounted_sums(value_N: Floats, starts: Ints, discount: float) -> Floats:
+    """[N] Σ_k discount^k · value from each place to the end of its segment.
+
+    All segments go back from their ends together, one step of the loop for each place of the longest.
+
+    >>> discounted_sums(np.array([1.0, 2.0, 4.0, 8.0]), np.array([0, 3, 4]), 0.5).tolist()
+    [3.0, 4.0, 4.0, 8.0]
+    """
+    length_S = np.diff(starts)
+    order = np.argsort(-length_S, kind="stable")
+    last_S, length_S = starts[1:][order] - 1, length_S[order]
+    sums_N = np.array(value_N, np.float64)
+    active = len(order)
+    for back in range(1, int(length_S[0]) if len(length_S) else 0):
+        while length_S[active - 1] <= back:
+            active -= 1
+        place = last_S[:active] - back
+        sums_N[place] += discount * sums_N[place + 1]
+    return sums_N
 
 
 def within_groups(value_N: Floats, group_N: Ints, num_groups: int) -> tuple[Floats, Floats]:
@@ -119,3 +218,15 @@ def within_groups(value_N: Floats, group_N: Ints, num_groups: int) -> tuple[Floa
     centred_N = np.where(spread_G[group_N], value_N - mean_G[group_N], 0.0)
     variance_G = np.bincount(group_N, centred_N**2, num_groups) / np.maximum(count_G, 1)
     return centred_N, np.sqrt(variance_G)
+
+
+def medians(value_N: Floats, group_N: Ints, num_groups: int) -> Floats:
+    """[G] median of each group, the mean of the middle two where their number is even; every group has a member.
+
+    >>> medians(np.array([3.0, 1.0, 2.0, 5.0, 4.0]), np.array([0, 0, 0, 1, 1]), 2).tolist()
+    [2.0, 4.5]
+    """
+    sorted_N = value_N[np.lexsort((value_N, group_N))]
+    count_G = np.bincount(group_N, minlength=num_groups)
+    first_G = np.cumsum(count_G) - count_G
+    return (sorted_N[first_G + (count_G - 1) // 2] + sorted_N[first_G + count_G // 2]) / 2

@@ -11,6 +11,8 @@ import torch
 from pydantic import Field
 
 from agentkit.training.credit.actfocus import ActFocus
+from agentkit.training.credit.top import D3S, Forks
+from agentkit.training.credit.turns import Pivot, Recalled
 from agentkit.training.settings import Settings
 from agentkit.training.stream import Stream
 
@@ -27,7 +29,7 @@ class Uniform(Settings):
         return torch.ones(len(stream.role_N))
 
 
-Factor = Annotated[Uniform | ActFocus, Field(discriminator="name")]
+Factor = Annotated[Uniform | ActFocus | Forks | D3S | Recalled | Pivot, Field(discriminator="name")]
 """A credit scheme: `weights(stream) -> [N]`, non-negative. It says what has to be asked before: the frozen reference
 (`needs_reference`), the policy before it learns (`needs_policy`)."""
 
@@ -56,8 +58,8 @@ class Product(Settings):
         return weight_N
 
 
-Credit = Annotated[Uniform | ActFocus | Product, Field(discriminator="name")]
+Credit = Annotated[Uniform | ActFocus | Forks | D3S | Recalled | Pivot | Product, Field(discriminator="name")]
 """A scheme, or several."""
 
 
-__all__ = ["ActFocus", "Credit", "Factor", "Product", "Uniform"]
+__all__ = ["D3S", "ActFocus", "Credit", "Factor", "Forks", "Pivot", "Product", "Recalled", "Uniform"]

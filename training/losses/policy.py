@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
+from pydantic import PrivateAttr
 
-from agentkit.training.losses.terms import Now
+from agentkit.training.losses.reduction import Reduction
+from agentkit.training.losses.terms import LOG_RATIO_BOUND, Now
 from agentkit.training.settings import Settings
 
 
@@ -15,6 +17,12 @@ class PolicyLoss(Settings):
 
     needs_batch: ClassVar[bool] = False
     """Whether it sets numbers of its own by all tokens of the optimizer step, which costs a pass without gradient."""
+    needs_reference: ClassVar[bool] = False
+    """Whether it asks the frozen reference."""
+    needs_groups: ClassVar[bool] = False
+    """Whether it compares the attempts of a group, which must then all be in one optimizer step."""
+    reductions: ClassVar[tuple[Reduction, ...] | None] = None
+    """The reductions under which it is the published loss; None allows any."""
 
     def tokens(self, now: Now) -> torch.Tensor:
         """[N] loss of each token, before weights and normaliser."""
@@ -24,6 +32,36 @@ class PolicyLoss(Settings):
         """[N] True where the loss takes the gradient away; by default nowhere."""
         return torch.zeros_like(now.logp_N, dtype=torch.bool)
 
-    def fitted(self, now: Now) -> Self:
-        """Itself, with the numbers set that depend on all tokens of the optimizer step; they carry no gradient."""
+    def fitted(self, now: Now) -> PolicyLoss:
+        """The loss with the numbers set that depend on all tokens of the optimizer step; they carry no gradient."""
         return self
+
+
+class SequenceLoss(PolicyLoss):
+    """A loss that multiplies each token's gradient by a number of its whole sequence.
+
+    The numbers are set once per optimizer step, so they are the same however the sequence's rows are packed.
+    """
+
+    needs_batch: ClassVar[bool] = True
+    _value_S: Any = PrivateAttr(default=None)
+
+    def sequences(self, now: Now) -> torch.Tensor:
+        """[S] number of each sequence, from all tokens of the optimizer step."""
+        raise NotImplementedError
+
+    def fitted(self, now: Now) -> Self:
+        """Itself, knowing the number of each sequence."""
+        fitted = self.model_copy()
+        fitted._value_S = self.sequences(now._replace(logp_N=now.logp_N.detach()))
+        return fitted
+
+    def value(self, now: Now) -> torch.Tensor:
+        """[N] number of each token's sequence."""
+        assert self._value_S is not None, "a sequence loss is fitted to the optimizer step before it is asked"
+        return self._value_S.to(now.logp_N)[now.sequence_N]
+
+
+def follow(value_N: torch.Tensor, logp_N: torch.Tensor) -> torch.Tensor:
+    """[N] the values, with the gradient of value·log π: sg[v]·π/sg[π] (GSPO-token, 2507.18071, eq. 14)."""
+    return value_N * (logp_N - logp_N.detach()).clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).exp()

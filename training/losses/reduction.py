@@ -32,11 +32,12 @@ def scales(
     if reduction == "token-mean":
         return ones_N / weight_N.sum().clamp(min=1e-8)
     known, place_N = torch.unique(sequence_N, return_inverse=True)
+    total_S = torch.zeros(len(known)).index_add_(0, place_N, weight_N.float())
+    num_taught = max(1, int((total_S > 0).sum()))  # as in verl, one without any weight is no sequence
     if reduction == "seq-mean-token-sum":
-        return ones_N / len(known)
+        return ones_N / num_taught
     if reduction == "seq-mean-token-sum-norm":
         if horizon is None:
             raise ValueError("seq-mean-token-sum-norm needs a horizon")
-        return ones_N / (len(known) * horizon)
-    total_S = torch.zeros(len(known)).index_add_(0, place_N, weight_N.float())
-    return ones_N / (len(known) * total_S.clamp(min=1e-8)[place_N])
+        return ones_N / (num_taught * horizon)
+    return ones_N / (num_taught * total_S.clamp(min=1e-8)[place_N])

@@ -1,0 +1,73 @@
+"""ArCHer: advantages of turns from a critic that learns off-policy, turn by turn."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from agentkit.errors import PolicyFault
+from agentkit.training.advantages.estimator import Estimator
+from agentkit.training.advantages.outcomes import Floats
+from agentkit.training.advantages.values import TurnCritic, TurnValues, critic_loss, turn_targets
+
+
+class ArCHer(Estimator):
+    """min(Q₁, Q₂) − min(V₁, V₂) of each turn (Zhou et al. 2024, 2402.19446).
+
+    The critic learns by one-step targets, so past episodes teach it without importance weights. Before its first
+    `warmup_iterations` are over it knows nothing: only it should learn. Numbers are those of the authors' code.
+    """
+
+    name: Literal["archer"] = "archer"
+    needs_values: ClassVar[Literal["token", "turn"] | None] = "turn"
+    gamma: float = Field(default=0.95, ge=0, le=1)
+    """Discount of a turn."""
+    tau: float = Field(default=0.1, gt=0, le=1)
+    """Share of the way that the target critic moves to the learning one after each of its steps."""
+    critic_learning_rate: float = Field(default=2e-5, gt=0)
+    """Learning rate of the critic."""
+    critic_epochs: int = Field(default=50, ge=1)
+    """Passes of the critic over its episodes in an iteration."""
+    warmup_iterations: int = Field(default=20, ge=0)
+    """First iterations in which the critic learns alone."""
+
+    def estimate(self, values: TurnValues) -> Floats:
+        """[U] advantage of each turn.
+
+        Raises:
+            PolicyFault: A value is not finite.
+        """
+        advantage_U = (values.q_2U.amin(dim=0) - values.v_2U.amin(dim=0)).detach().double().cpu().numpy()
+        if not np.isfinite(advantage_U).all():
+            raise PolicyFault("a turn's value is not finite, so the critic is broken; lower critic_learning_rate")
+        return advantage_U
+
+    def loss(
+        self,
+        critic: TurnCritic,
+        target: TurnCritic,
+        state_US: torch.Tensor,
+        action_UA: torch.Tensor,
+        reward_U: torch.Tensor,
+        starts: torch.Tensor,
+        *,
+        policy_action_UA: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The critic's loss over whole episodes; call `target.follow(critic, tau)` after each step.
+
+        Args:
+            critic: The one that learns.
+            target: Its `follower`.
+            state_US: Features of each turn's state.
+            action_UA: Features of the action taken.
+            reward_U: Reward of each turn.
+            starts: [E+1] place of each episode's first turn.
+            policy_action_UA: Features of actions the present policy takes in the states; None for fresh episodes,
+                whose recorded actions are such.
+        """
+        with torch.no_grad():
+            q_2U, v_2U = target(state_US, action_UA if policy_action_UA is None else policy_action_UA)
+        return critic_loss(critic(state_US, action_UA), turn_targets(reward_U, starts, v_2U, self.gamma), q_2U)

@@ -1,0 +1,26 @@
+"""Estimator: what every advantage offers."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from agentkit.errors import ConfigError
+from agentkit.training.advantages.outcomes import Floats, Outcomes
+from agentkit.training.settings import Settings
+
+
+class Estimator(Settings):
+    """How much better turns went than expected; a subclass each, chosen by its `name`."""
+
+    needs_values: ClassVar[Literal["token", "turn"] | None] = None
+    """What a critic has to value first; such an estimator is asked by its `estimate`, not by `turns`."""
+
+    def turns(self, outcomes: Outcomes) -> Floats:
+        """[U] advantage of each turn, shared by its tokens.
+
+        Raises:
+            ConfigError: The estimator needs values of a critic, or something the outcomes do not hold.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} needs a critic's value of each {self.needs_values}; give them to its `estimate`"
+        )

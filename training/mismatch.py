@@ -1,0 +1,175 @@
+"""Mismatch: the policy μ that sampled the tokens is not quite the one that learns: weigh them, or leave them out.
+
+Engines, precisions and stale weights all make log μ and log π_old differ. Corrections carry no gradient and are set
+once, before learning.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal, TypeVar
+
+import torch
+from pydantic import Field, model_validator
+
+from agentkit.training.losses.terms import LOG_RATIO_BOUND, effective_sample_size, means, sums
+from agentkit.training.settings import Settings
+
+
+class TokenTIS(Settings):
+    """min(ρ, C) of each token, ρ = π_old/μ: truncated importance sampling."""
+
+    name: Literal["token-tis"] = "token-tis"
+    cap: float = Field(default=2.0, gt=0)
+    """C; 2 in verl."""
+
+    def weights(self, log_N: torch.Tensor, sequence_N: torch.Tensor) -> torch.Tensor:
+        """[N] from log ρ."""
+        return log_N.exp().clamp(max=self.cap)
+
+
+class SequenceTIS(Settings):
+    """min(Π ρ, C), the product over the sequence: without bias but for the cap, and of much higher variance."""
+
+    name: Literal["sequence-tis"] = "sequence-tis"
+    cap: float = Field(default=2.0, gt=0)
+    """C; 2 in verl."""
+
+    def weights(self, log_N: torch.Tensor, sequence_N: torch.Tensor) -> torch.Tensor:
+        """[N] from log ρ."""
+        product_S = sums(log_N, sequence_N).clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).exp()
+        return product_S.clamp(max=self.cap)[sequence_N]
+
+
+class IcePop(Settings):
+    """ρ of each token if it is within bounds, else 0: tokens the two policies disagree on teach nothing."""
+
+    name: Literal["icepop"] = "icepop"
+    low: float = Field(default=0.5, ge=0)
+    """Least ρ kept."""
+    high: float = Field(default=5.0, gt=0)
+    """Greatest ρ kept."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> IcePop:
+        return _ordered(self)
+
+    def weights(self, log_N: torch.Tensor, sequence_N: torch.Tensor) -> torch.Tensor:
+        """[N] from log ρ."""
+        ratio_N = log_N.exp()
+        return torch.where((ratio_N >= self.low) & (ratio_N <= self.high), ratio_N, 0.0)
+
+
+class SequenceMIS(Settings):
+    """Leaves out sequences whose Π ρ is out of bounds (`seq_sum_k1` in verl)."""
+
+    name: Literal["seq-mis"] = "seq-mis"
+    low: float = Field(default=0.5, gt=0)
+    """Least Π ρ kept."""
+    high: float = Field(default=2.0, gt=0)
+    """Greatest Π ρ kept."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SequenceMIS:
+        return _ordered(self)
+
+    def kept(self, log_N: torch.Tensor, sequence_N: torch.Tensor) -> torch.Tensor:
+        """[S] True for the sequences that stay."""
+        total_S = sums(log_N, sequence_N)
+        return (total_S >= math.log(self.low)) & (total_S <= math.log(self.high))
+
+
+class GeometricRS(Settings):
+    """Leaves out sequences whose geometric mean of ρ is out of bounds (`seq_mean_k1` in verl)."""
+
+    name: Literal["geo-rs"] = "geo-rs"
+    low: float = Field(default=0.999, gt=0)
+    """Least mean kept."""
+    high: float = Field(default=1.001, gt=0)
+    """Greatest mean kept."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> GeometricRS:
+        return _ordered(self)
+
+    def kept(self, log_N: torch.Tensor, sequence_N: torch.Tensor) -> torch.Tensor:
+        """[S] True for the sequences that stay."""
+        mean_S = means(log_N, sequence_N)
+        return (mean_S >= math.log(self.low)) & (mean_S <= math.log(self.high))
+
+
+class K3RS(Settings):
+    """Leaves out sequences whose mean of ρ − 1 − log ρ, the k3 estimate of KL(μ‖π_old), is too large."""
+
+    name: Literal["k3-rs"] = "k3-rs"
+    most: float = Field(default=0.01, gt=0)
+    """Greatest mean kept, in nats."""
+
+    def kept(self, log_N: torch.Tensor, sequence_N: torch.Tensor) -> torch.Tensor:
+        """[S] True for the sequences that stay."""
+        return means(_k3(log_N), sequence_N) <= self.most
+
+
+Weighing = Annotated[TokenTIS | SequenceTIS | IcePop, Field(discriminator="name")]
+"""How much each token counts."""
+Rejection = Annotated[SequenceMIS | GeometricRS | K3RS, Field(discriminator="name")]
+"""Which sequences are left out."""
+
+
+class Mismatch(Settings):
+    """Correction of tokens of μ for π_old (verl's `rollout_correction`), decoupled from the ratio π/π_old of the loss.
+
+    Factors multiply credit. They so enter the normaliser too, except under sums, and a step's factors have mean 1
+    (verl's batch normalisation); what is left out leaves numerator and denominator. A sequence is an episode.
+    """
+
+    weigh: Weighing | None = Field(default_factory=TokenTIS)
+    """None counts every token that stays alike."""
+    reject: tuple[Rejection, ...] = ()
+    """One after the other; a sequence must pass all."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Mismatch:
+        if self.weigh is None and not self.reject:
+            raise ValueError("weigh = None and reject = () correct nothing; leave mismatch out")
+        return self
+
+    def factors(
+        self, old_logp_N: torch.Tensor, behaviour_logp_N: torch.Tensor, sequence_N: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """([N] factor of each token, ≥ 0 and without gradient; metrics).
+
+        Args:
+            old_logp_N: log π_old of each sampled token.
+            behaviour_logp_N: log μ of it.
+            sequence_N: Its episode.
+
+        >>> old, behaviour = torch.tensor([0.4, 0.2]).log(), torch.tensor([0.1, 0.4]).log()
+        >>> Mismatch().factors(old, behaviour, torch.tensor([0, 0]))[0]
+        tensor([2.0000, 0.5000])
+        """
+        log_N = (old_logp_N - behaviour_logp_N).detach().double().clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
+        _, place_N = torch.unique(sequence_N, return_inverse=True)
+        factor_N = torch.ones_like(log_N) if self.weigh is None else self.weigh.weights(log_N, place_N)
+        for rejection in self.reject:
+            factor_N = factor_N * rejection.kept(log_N, place_N)[place_N]
+        return factor_N.float(), {
+            "mismatch/ess": effective_sample_size(factor_N),
+            "mismatch/rejected": float((factor_N == 0).double().mean()),
+            "mismatch/max_ratio": float(log_N.max().exp()),
+            "mismatch/kl_k1": float(-log_N.mean()),
+            "mismatch/kl_k3": float(_k3(log_N).mean()),
+        }
+
+
+Band = TypeVar("Band", IcePop, SequenceMIS, GeometricRS)
+
+
+def _k3(log_N: torch.Tensor) -> torch.Tensor:
+    return log_N.exp() - 1 - log_N
+
+
+def _ordered(bounds: Band) -> Band:
+    if not bounds.low < bounds.high:
+        raise ValueError(f"low = {bounds.low:g} must be below high = {bounds.high:g}")
+    return bounds

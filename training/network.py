@@ -1,0 +1,119 @@
+"""Network: how the model is held while it learns: which weights, in what precision, at what price in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from agentkit.errors import ConfigError, require
+from agentkit.training.settings import Settings
+
+
+class Lora(Settings):
+    """Low-rank adapters (Hu et al. 2021, 2106.09685): W + (α/r)·BA, of which only A and B learn."""
+
+    rank: int = Field(default=16, ge=1)
+    """r."""
+    alpha: float = Field(default=32.0, gt=0)
+    """α; B begins at zero, so an adapter changes nothing before it has learnt."""
+    seed: int = 0
+    """What A begins with."""
+    targets: tuple[str, ...] = ()
+    """Names of the linear layers that are adapted, e.g. `q_proj`; none for all but the output layer."""
+
+
+class Network(Settings):
+    """How the network is held while it learns. The weights that learn are float32 whatever it computes in."""
+
+    lora: Lora | None = None
+    """Learn adapters only; the frozen weights beneath them are the reference. None learns all weights."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What matrix products are computed in; bfloat16 needs half the memory for activations and is fast on GPUs."""
+    checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, a third more time."""
+
+    def prepare(self, model: Any) -> None:
+        """Put adapters in and switch on what is asked for, in place; twice is the same as once.
+
+        Raises:
+            ConfigError: The model has no such layers, or drops activations out, which would change what it says.
+        """
+        if self.lora is not None and not has_adapters(model):
+            _adapt(model, self.lora)
+        if self.checkpointing:
+            rates = {name: module.p for name, module in model.named_modules() if isinstance(module, torch.nn.Dropout)}
+            name = next((name for name, rate in rates.items() if rate > 0), None)
+            if name is not None or vars(model.config).get("attention_dropout"):
+                raise ConfigError(
+                    f"checkpointing needs a model without dropout, this one has some ({name or 'attention_dropout'}); "
+                    "set it to 0 in the model's config"
+                )
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
+
+    def computing(self, model: Any) -> AbstractContextManager[object]:
+        """While this lasts, passes of the network are in the precision asked for."""
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(model.device.type, dtype=torch.bfloat16)
+
+    @contextmanager
+    def learning(self, model: Any) -> Iterator[None]:
+        """While this lasts, passes of the network are made for a backward pass that follows."""
+        with self.computing(model):
+            model.train(self.checkpointing)  # transformers keeps all activations of a model in eval mode
+            try:
+                yield
+            finally:
+                model.eval()
+
+
+def has_adapters(model: Any) -> bool:
+    """Whether there are adapters in the model."""
+    return any(hasattr(module, "get_delta_weight") for module in model.modules())
+
+
+@contextmanager
+def without_adapters(model: Any) -> Iterator[None]:
+    """While this lasts, the model is what it was before it had adapters."""
+    adapted = [module for module in model.modules() if hasattr(module, "get_delta_weight")]
+    trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    for module in adapted:
+        module.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for module in adapted:
+            module.enable_adapters(True)
+        for parameter, learns in trained:  # switching adapters off and on also decides what learns
+            parameter.requires_grad_(learns)
+
+
+def learning_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
+    """What learns: name -> parameter; tied ones once."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _adapt(model: Any, lora: Lora) -> None:
+    peft = require("peft")
+    linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    head = model.get_output_embeddings()
+    linear -= {name.rpartition(".")[2] for name, module in model.named_modules() if module is head}
+    unknown = sorted(set(lora.targets) - linear)
+    if unknown or not linear:
+        raise ConfigError(
+            f"the model has no linear layer {unknown[0]!r}; choose among {', '.join(sorted(linear))}"
+            if unknown
+            else f"{type(model).__name__} has no linear layers to adapt; learn all its weights (lora = None)"
+        )
+    settings = peft.LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=list(lora.targets or sorted(linear))
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(lora.seed)
+        peft.inject_adapter_in_model(settings, model)
+    model.eval()
