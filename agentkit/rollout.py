@@ -98,8 +98,8 @@ async def collect_async(
         EnvironmentFault, PolicyFault: `MAX_CONSECUTIVE_FAULTS` attempts in a row failed; what was played
             is in the log.
     """
-    if group_size < 1:
-        raise ConfigError(f"group_size {group_size} must be at least 1")
+    if group_size < 1 or concurrency < 1:
+        raise ConfigError(f"group_size {group_size} and concurrency {concurrency} must be at least 1")
     orders = [Order(task, number) for task in tasks for number in range(group_size)]
     return await play_all_async(
         policy,

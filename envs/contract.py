@@ -85,7 +85,11 @@ class Expert(Protocol):
 
 @runtime_checkable
 class Goals(Protocol):
-    """Goals in words, for hindsight relabelling: `achieved == desired` exactly when the task is solved."""
+    """Goals in words, for hindsight relabelling: `achieved == desired` exactly when the task is solved.
+
+    An environment that can also be given one of these goals says so by `metadata["sets_goals"]`: its argument `goal`
+    takes it, in the same words, in place of the level's own.
+    """
 
     def desired_goal(self) -> str:
         """What has to be reached."""
@@ -135,7 +139,7 @@ class TextEnv(gymnasium.Env[str, str]):
     metadata: dict[str, Any] = {"render_modes": [], "inline": False, "isolated": False}  # noqa: RUF012 - as Gymnasium
     """`inline`: a step takes microseconds and never blocks, so it may run on an event loop. `isolated`: it may crash
     the process it is in, so that rollouts play it in a worker process. `most_at_once`: so many of them at most should
-    be played at the same time; no such entry, no such limit."""
+    be played at the same time; no such entry, no such limit. `sets_goals`: see `Goals`."""
     instructions: str = ""
     """Rules, symbols, actions and limits: what a player must know besides the observations."""
     example: str = ""

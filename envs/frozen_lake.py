@@ -13,9 +13,9 @@ from random import Random
 from typing import Any, NamedTuple
 
 from agentkit.envs.contract import whole_number
-from agentkit.envs.grid import DIRECTIONS, parse_direction, path_lengths, place
+from agentkit.envs.grid import DIRECTIONS, cell_at, parse_direction, path_lengths, place
 from agentkit.envs.lake_plan import LakePlan
-from agentkit.envs.puzzle import Puzzle, draw_level
+from agentkit.envs.puzzle import Puzzle, check_split, draw_level
 from agentkit.errors import ConfigError, unknown_name
 
 TEXTS = ("grid", "coords")
@@ -40,6 +40,7 @@ class FrozenLake(Puzzle):
     Levels can be solved within the budgets when nothing slips. The state is the player's cell.
     """
 
+    metadata: dict[str, Any] = {**Puzzle.metadata, "sets_goals": True}  # noqa: RUF012 - Gymnasium's own convention
     example = "Right || Down"
 
     def __init__(
@@ -49,6 +50,7 @@ class FrozenLake(Puzzle):
         p: float = 0.9,
         slip: float = 0.0,
         text: str = "grid",
+        goal: str | None = None,
         max_turns: int = 5,
         max_actions: int = 10,
         max_actions_per_turn: int = 2,
@@ -61,6 +63,8 @@ class FrozenLake(Puzzle):
             slip: probability in [0, 1] of not moving as intended: half of it to each side, never backwards.
                 Gymnasium's `success_rate` is `1 - slip`; its default lake has slip 2/3.
             text: "grid" (symbols) or "coords" (sentences).
+            goal: a cell of ice to be the goal of every lake, as in `row 3 col 1`, instead of the lake's own, which
+                becomes ice; whether it can be reached is not checked. None for the lake's own.
             max_turns: turns in an episode.
             max_actions: played actions in an episode.
             max_actions_per_turn: 1 to 6; the exact expert weighs 4 to this power action texts.
@@ -78,6 +82,9 @@ class FrozenLake(Puzzle):
         if text not in TEXTS:
             raise ConfigError(str(unknown_name("text", str(text), TEXTS)))
         self.p, self.slip, self.text = float(p), float(slip), text
+        self.goal = None if goal is None else cell_at(self.size, goal)
+        if goal is not None and self.goal is None:
+            raise ConfigError(f"goal must be a cell of the lake, as in 'row 1 col 2', got {goal!r}")
         self.instructions = _instructions(self)
 
     def expert_action(self) -> str:
@@ -98,7 +105,8 @@ class FrozenLake(Puzzle):
         return place(self.size, self.state)
 
     def _draw(self, split: str, seed: int) -> Lake:
-        return _draw_lake(self.size, self.p, self.budget, split, seed)
+        lake = _draw_lake(self.size, self.p, self.budget, split, seed)
+        return lake if self.goal is None else _with_goal(lake, self.goal, split)
 
     def _start(self) -> int:
         return self.level.find("S")[0]
@@ -171,6 +179,17 @@ def _lakes(rng: Random, size: int, p: float, budget: int) -> Iterator[Lake | Non
 def _draw_lake(size: int, p: float, budget: int, split: str, seed: int) -> Lake:
     proposals = partial(_lakes, size=size, p=p, budget=budget)
     return draw_level("FrozenLake", proposals, lambda lake: "\n".join(lake.rows), split, seed)
+
+
+def _with_goal(lake: Lake, goal: int, split: str) -> Lake:
+    size = len(lake.rows)
+    letters = list(_letters(lake).replace("G", "F"))
+    if letters[goal] != "F":
+        raise ConfigError(f"goal {place(size, goal)!r} is a hole or the start of this lake; choose a cell of ice")
+    letters[goal] = "G"
+    changed = Lake(tuple("".join(letters[row * size : (row + 1) * size]) for row in range(size)))
+    check_split("FrozenLake", "\n".join(changed.rows), split)
+    return changed
 
 
 @lru_cache(maxsize=1024)

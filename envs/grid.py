@@ -50,3 +50,12 @@ def place(size: int, cell: int) -> str:
     """
     row, column = divmod(cell, size)
     return f"row {row} col {column}"
+
+
+def cell_at(size: int, words: str) -> int | None:
+    """The cell that `place` calls so, or None.
+
+    >>> cell_at(4, "row 1 col 2"), cell_at(4, "row 4 col 0"), cell_at(4, "there")
+    (6, None, None)
+    """
+    return next((cell for cell in range(size * size) if place(size, cell) == words), None)

@@ -63,6 +63,12 @@ def draw_level(
     raise ConfigError(f"{family} found no {split} level in {MAX_PROPOSALS} tries; loosen its parameters or budgets")
 
 
+def check_split(family: str, content: str, split: str) -> None:
+    """Refuse, with `ConfigError`, a level that was changed into one of another split."""
+    if split_of(content) != split:
+        raise ConfigError(f"with this goal the {family} level is no {split} level; give another goal or seed")
+
+
 @lru_cache(maxsize=4096)
 def level_key(family: str, level: Any) -> str:
     """16 hexadecimal digits that name a level."""

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache, partial
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from agentkit.envs.contract import whole_number
-from agentkit.envs.grid import DIRECTIONS, STEPS, parse_direction, path_lengths, place
-from agentkit.envs.puzzle import Puzzle, draw_level
+from agentkit.envs.grid import DIRECTIONS, STEPS, cell_at, parse_direction, path_lengths, place
+from agentkit.envs.puzzle import Puzzle, check_split, draw_level
+from agentkit.errors import ConfigError
 
 WALL_CHANCE = 0.2
 """Probability that an inner cell is a wall."""
@@ -46,6 +47,7 @@ class Sokoban(Puzzle):
     one, +10 solved. The state is the player's cell and the mask of boxes.
     """
 
+    metadata: dict[str, Any] = {**Puzzle.metadata, "sets_goals": True}  # noqa: RUF012 - Gymnasium's own convention
     example = "Right || Down"
 
     def __init__(
@@ -53,6 +55,7 @@ class Sokoban(Puzzle):
         *,
         size: int = 6,
         num_boxes: int = 1,
+        goal: str | None = None,
         max_turns: int = 5,
         max_actions: int = 10,
         max_actions_per_turn: int = 2,
@@ -62,6 +65,8 @@ class Sokoban(Puzzle):
         Args:
             size: rows and columns, the outer walls included, 5 to 10.
             num_boxes: boxes, and as many targets, 1 to 3.
+            goal: cells of floor to be the targets of every level, as in `row 1 col 2; row 4 col 3`, instead of the
+                level's own; whether they can be reached is not checked. None for the level's own.
             max_turns: turns in an episode.
             max_actions: played actions in an episode.
             max_actions_per_turn: actions that one turn's text may hold.
@@ -74,6 +79,12 @@ class Sokoban(Puzzle):
         self.num_boxes = whole_number("num_boxes", num_boxes, most=3)
         whole_number("budget (the smaller of max_actions and max_turns * max_actions_per_turn)", self.budget, 2)
         self._moves = cell_steps(self.size)
+        self.targets: int | None = None
+        if goal is not None:
+            cells = {cell_at(self.size, words.strip()) for words in goal.split(";")}
+            if None in cells or len(cells) != self.num_boxes:
+                raise ConfigError(f"goal must be {self.num_boxes} cells, as in 'row 1 col 2; row 4 col 3', got {goal!r}")
+            self.targets = sum(1 << cell for cell in cells if cell is not None)
         self.instructions = (
             "Push every box onto a target. Walk into a box to push it; you cannot pull, nor push it into a "
             "wall or another box.\n"
@@ -110,7 +121,14 @@ class Sokoban(Puzzle):
         return "; ".join(place(self.size, cell) for cell in cells_of(self.state[1]))
 
     def _draw(self, split: str, seed: int) -> Room:
-        return _draw_room(self.size, self.num_boxes, self.budget, split, seed)
+        room = _draw_room(self.size, self.num_boxes, self.budget, split, seed)
+        if self.targets is None:
+            return room
+        if self.targets & room.walls or self.targets == room.boxes:
+            raise ConfigError("the goal is in a wall of this level, or where its boxes stand at the start; give another")
+        room = room._replace(targets=self.targets)
+        check_split("Sokoban", repr(room), split)
+        return room
 
     def _start(self) -> State:
         return self.level.player, self.level.boxes

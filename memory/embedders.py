@@ -40,20 +40,21 @@ class Embedder(Protocol):
 class HashEmbedder:
     """Hashed words and character trigrams: no model, no download, the same in every process.
 
-    Texts that share words or spelling are near; synonyms are not. Each feature adds ±√count at a place drawn
-    from its hash (the hashing trick: Weinberger et al. 2009), a word twice as much as a trigram.
+    Texts that share words or spelling are near; synonyms are not. Signs count as letters do, for a grid of them is a
+    text too. Each feature adds ±√count at a place drawn from its hash (the hashing trick: Weinberger et al. 2009), a
+    word twice as much as a trigram.
     """
 
     def __init__(self, dim: int = 256) -> None:
         self.dim = dim
-        self.fingerprint = f"hash-1-dim{dim}"
+        self.fingerprint = f"hash-2-dim{dim}"
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """[N, dim] float32 unit vectors; a text without words gets one of its own."""
+        """[N, dim] float32 unit vectors; an empty text gets one of its own."""
         vectors = np.zeros((len(texts), self.dim), np.float32)
         for vector, text in zip(vectors, texts, strict=True):
             words = re.findall(r"\w+", text.lower())
-            joined = f" {' '.join(words)} "
+            joined = f" {' '.join(text.lower().split())} "
             features = Counter({f"w{word}": 4 * count for word, count in Counter(words).items()})
             features.update(f"c{joined[i : i + 3]}" for i in range(len(joined) - 2))
             for feature, count in features.items():

@@ -104,10 +104,11 @@ class Space:
         """[N, dim] vectors of texts, cut at `KEY_LIMIT` characters; embedders need not know of threads."""
         made = [np.zeros((0, self.dim), np.float32)]
         for start in range(0, len(texts), _EMBED_BATCH):
+            if start:
+                time.sleep(0)  # between the batches of a writer, queries get their turn
             fit = [clip(encodable(text), KEY_LIMIT) for text in texts[start : start + _EMBED_BATCH]]
             with self._embedding:
                 vectors = np.asarray(self._embedder.embed(fit), np.float32)
-            time.sleep(0)  # between the batches of a writer, queries get their turn
             if vectors.shape != (len(fit), self.dim) or not np.isfinite(vectors).all():
                 raise RecordError(
                     f"embedder {self.fingerprint!r} gave vectors of shape {vectors.shape}, or not finite, for "

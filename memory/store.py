@@ -181,9 +181,11 @@ class MemoryStore:
                 raise RecordError(f"nothing was written, for a draft is malformed: {'; '.join(refused[0].reasons)}")
             self._append(plan.versions, what, plan.notes)
             ids = list(dict.fromkeys(decision.memory_id for decision in plan.decisions))
-            with self._journal.reading() as connection:
-                rows = journal.current(connection, ids)
-        return [memory_of(rows[id]) for id in ids]
+            now = {memory.id: memory for memory in plan.versions}
+            if unchanged := [id for id in ids if id not in now]:
+                with self._journal.reading() as connection:
+                    now |= {id: memory_of(row) for id, row in journal.current(connection, unchanged).items()}
+        return [now[id] for id in ids]
 
     def revise(self, drafts: Iterable[Draft], what: str) -> int:
         """Write drafts just as they are, for whoever has weighed them already: the gate is not asked.

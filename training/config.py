@@ -6,28 +6,11 @@ from pydantic import Field, model_validator
 
 from agentkit.training.advantages import GRPO, Advantage, Modifier
 from agentkit.training.credit import ActFocus, Credit
-from agentkit.training.losses import KL, SIL, Bonus, Clip, Entropy, Loss, Reduction, ReplayLoss
+from agentkit.training.losses import KL, Bonus, Clip, Entropy, Loss, Reduction
 from agentkit.training.mismatch import Mismatch
 from agentkit.training.network import Network
+from agentkit.training.replay.settings import ImitationConfig as ImitationConfig
 from agentkit.training.settings import Settings
-
-
-class ImitationConfig(Settings):
-    """Self-imitation replay: its own buffer, its own loss stream, its own token count."""
-
-    weight: float = Field(default=0.5, ge=0)
-    """Factor of the imitation loss; 0 turns self-imitation off."""
-    ramp_iterations: int = Field(default=0, ge=0)
-    """Iterations over which the factor rises to `weight` along a cosine (SPEAR); 0 starts at `weight`."""
-    episodes_per_step: int = Field(default=16, ge=1)
-    """Episodes replayed with each optimizer step."""
-    capacity: int = Field(default=2048, ge=1)
-    """Most episodes kept; the oldest leave first."""
-    admit_above: float = Field(default=0.0, ge=0)
-    """A successful episode enters if its return exceeds its group's mean by more than this."""
-    max_staleness: int = Field(default=10, ge=1)
-    """Most optimizer steps between the policy that acted and the one that learns; older episodes leave."""
-    loss: ReplayLoss = Field(default_factory=SIL)
 
 
 class TrainConfig(Settings):

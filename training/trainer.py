@@ -47,7 +47,7 @@ from agentkit.training.metrics import TIMINGS, Metrics
 from agentkit.training.network import learning_parameters, without_adapters
 from agentkit.training.replay import Entry, ReplayBuffer
 from agentkit.training.rows import Row, build_rows
-from agentkit.training.schedule import cosine_ramp, warmup
+from agentkit.training.schedule import warmup
 from agentkit.training.stream import Stream, flatten, per_token
 
 

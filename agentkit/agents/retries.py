@@ -1,7 +1,7 @@
 """Retries: a failed task is tried again, with a reflection in the prompt, from the start or from the turn that failed.
 
 Reflexion (Shinn et al. 2023, arXiv 2303.11366) starts anew each time. R³L (arXiv 2601.03715) leaves the failed attempt
-at its pivotal turn: what came before is played again, what comes after is new. Its training on such pairs is left out.
+at its pivotal turn: what came before is played again, what comes after is new. How such pairs are learnt from is a plan of the trainer.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ async def retry(
             seed=seed,
             sampling=sampling or Sampling(),
             limits=limits or Limits(),
-            recall=_Reminded(told, recall) if told else recall,
+            recall=Reminded(told, recall) if told else recall,
             branch=branch,
         )
         episode = await play(agent, attempt)
@@ -95,7 +95,7 @@ async def retry(
             break
         branch = Branch(episode, noise=attempt.noise)
         if reflect is not None and episode.error is None and number + 1 < attempts:
-            said = await _look_back(reflect, episode)
+            said = await look_back(reflect, episode)
             told = (*told, Told(id=f"reflection-{episode.id}", text=said.text))[-REMEMBERED:]
             branch = Branch(episode, said.turn, attempt.noise)
     return episodes
@@ -135,7 +135,7 @@ def collect_retries(policy: Policy, tasks: Sequence[Task], **options: Any) -> li
     return run_sync(lambda: collect_retries_async(policy, tasks, **options))
 
 
-class _Reminded:
+class Reminded:
     """A memory, or none, with reflections in front of what it recalls."""
 
     def __init__(self, told: Sequence[Told], inner: Recall | None) -> None:
@@ -155,7 +155,7 @@ class _Reminded:
         return recollect
 
 
-async def _look_back(reflect: Reflect, episode: Episode) -> Reflection:
+async def look_back(reflect: Reflect, episode: Episode) -> Reflection:
     said = reflect(episode)
     if inspect.isawaitable(said):
         said = await said

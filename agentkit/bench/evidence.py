@@ -126,12 +126,13 @@ def dense(corpora: Sequence[Corpus], embedder: Embedder) -> Arm:
 
 
 def read(corpora: Sequence[Corpus], embedder: Embedder) -> Arm:
-    """Ranked by `Reader` as it comes: dense and lexical arms fused with its default weights, nothing fitted."""
+    """Ranked by `Reader` with its default weights, nothing fitted, nothing left out for being of little relevance."""
     from agentkit.memory.arms import Situation
+    from agentkit.memory.ranking import RankWeights
     from agentkit.memory.reader import Reader, ReadSettings
 
     with _store_of(corpora, embedder) as store:
-        reader = Reader(store, ReadSettings(pool=FOUND))
+        reader = Reader(store, ReadSettings(pool=FOUND, rank=RankWeights(floor=0.0)))
 
         def rank(text: str, corpus: str) -> list[Memory]:
             return [one.memory for one in reader.rank(Situation(observation=text), env_id=corpus)]
@@ -144,7 +145,7 @@ def _store_of(corpora: Sequence[Corpus], embedder: Embedder) -> Iterator[MemoryS
     """A store with all turns, each corpus as an environment of its own."""
     with (
         tempfile.TemporaryDirectory(prefix="agentkit-bench-") as folder,
-        MemoryStore.open(Path(folder), embedder=embedder, index="exact") as store,
+        MemoryStore.open(Path(folder), embedder=embedder, index="exact", gate=None) as store,
     ):
         for corpus in corpora:
             store.write([_draft(id, text, corpus.name) for id, text in corpus.turns.items()])

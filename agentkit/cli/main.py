@@ -9,6 +9,7 @@ import typer
 
 from agentkit import __version__
 from agentkit.cli.bench import bench_memory
+from agentkit.cli.export import export_log
 from agentkit.cli.failures import GuardedGroup
 from agentkit.cli.learn import fine_tune_model, resume_training, train_model
 from agentkit.cli.options import Overrides, Seed
@@ -61,6 +62,9 @@ app.command(
 app.command(
     "sft", epilog="Example: agentkit sft --model models/tiny --log runs/expert.sqlite --out models/warm --steps 200"
 )(fine_tune_model)
+app.command(
+    "export", epilog="Example: agentkit export runs/lake/episodes.sqlite --to trl-preference --out exports/pairs"
+)(export_log)
 app.command("train", epilog="Example: agentkit train lake.toml --set train.learning_rate=1e-4 --dry-run")(train_model)
 app.command("resume", epilog="Example: agentkit resume runs/lake --set train.iterations=200")(resume_training)
 app.command("eval", epilog="Example: agentkit eval lake.toml --policy runs/lake/model --out runs/lake/again.json")(

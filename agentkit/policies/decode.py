@@ -27,6 +27,22 @@ class Sampled:
     """[R] natural logarithms at the sampling temperature (at temperature 1 for greedy rows)."""
     ended: bool = False
     """The end of sequence was sampled, rather than the token limit reached."""
+    drafted: int = 0
+    """How many of the ids, from the first on, come from a draft."""
+
+    def is_whole(self, sampling: Sampling) -> bool:
+        """Whether nothing is left to sample."""
+        return self.ended or len(self.ids) >= sampling.max_new_tokens
+
+    def remaining(self, sampling: Sampling) -> Sampling:
+        """How to sample what is left."""
+        if not self.ids:
+            return sampling
+        return sampling.model_copy(update={"max_new_tokens": sampling.max_new_tokens - len(self.ids)})
+
+    def then(self, rest: Sampled) -> Sampled:
+        """Itself, and what was sampled after it."""
+        return Sampled([*self.ids, *rest.ids], [*self.logprobs, *rest.logprobs], rest.ended, self.drafted)
 
 
 def _pick(logits_BV: torch.Tensor, temperature_B: torch.Tensor, uniform_B: torch.Tensor) -> tuple[Any, Any]:
@@ -65,6 +81,8 @@ def decode(
     """
     from transformers import DynamicCache
 
+    if not prompts:
+        return []
     device = model.device
     results = [Sampled() for _ in prompts]
     limit = np.array([sampling.max_new_tokens for sampling in samplings])

@@ -17,6 +17,7 @@ import torch
 
 from agentkit.errors import PolicyFault
 from agentkit.policies.decode import Sampled, decode
+from agentkit.policies.drafts import keep_drafts
 from agentkit.policies.policy import Completion, Request
 from agentkit.policies.rendering import Renderer
 
@@ -132,6 +133,7 @@ class LocalPolicy:
             offsets=offsets,
             logprobs=tuple(sampled.logprobs),
             finish="stop" if sampled.ended else "length",
+            drafted=sampled.drafted,
         )
 
     async def _serve(self) -> None:
@@ -147,14 +149,20 @@ class LocalPolicy:
                 self._answer(batch)
 
     def _answer(self, batch: list[_Waiting]) -> None:
+        prompts = [waiting.prompt_ids for waiting in batch]
+        requests = [waiting.request for waiting in batch]
         try:
-            results = decode(
+            results = keep_drafts(self.model, prompts, requests, self.end_ids)
+            todo = [i for i, kept in enumerate(results) if not kept.is_whole(requests[i].sampling)]
+            rests = decode(
                 self.model,
-                [waiting.prompt_ids for waiting in batch],
-                [waiting.request.sampling for waiting in batch],
-                [waiting.request.seed for waiting in batch],
+                [(*prompts[i], *results[i].ids) for i in todo],
+                [results[i].remaining(requests[i].sampling) for i in todo],
+                [requests[i].seed for i in todo],
                 self.end_ids,
             )
+            for i, rest in zip(todo, rests, strict=True):
+                results[i] = results[i].then(rest)
         except Exception as error:  # noqa: BLE001 - whatever the model raises is the answer to each request
             for waiting in batch:
                 waiting.answer.set_exception(

@@ -44,6 +44,18 @@ class World(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Draft:
+    """An earlier response to the same prompt, of which an engine may keep the beginning instead of sampling anew."""
+
+    ids: tuple[int, ...]
+    """[D]"""
+    logprobs: tuple[float, ...]
+    """[D] natural log-probability of each id under the policy that sampled it, at the temperature it had."""
+    lenience: float = 1.0
+    """ℓ: an id is kept with probability min(1, ℓ·π/μ); more keeps more, and is further from the policy."""
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One question to a policy."""
 
@@ -53,6 +65,8 @@ class Request:
     seed: int
     """Seed of this response's own randomness: a response does not depend on what else is in the batch."""
     world: World
+    draft: Draft | None = None
+    """Only a short cut: an engine that knows no drafts samples the whole response."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +85,8 @@ class Completion:
     logprobs: tuple[float, ...] = ()
     """[R] natural log-probability of each sampled id at the temperature it was sampled with."""
     finish: Literal["stop", "length"] = "stop"
+    drafted: int = 0
+    """How many of the response's ids were kept from the request's draft."""
 
 
 @runtime_checkable

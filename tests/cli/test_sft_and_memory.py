@@ -75,7 +75,7 @@ def test_a_memory_is_built_searched_and_brought_up_to_date(agentkit: Command, tm
     )
     foreign = agentkit("memory", "search", "memory", "x", "--embedder", "minilm")
     assert foreign.exit_code == 1
-    assert "was made with embedder 'hash-1-dim256'" in foreign.stderr
+    assert "was made with embedder 'hash-2-dim256'" in foreign.stderr
     assert agentkit("memory", "search", "none", "x").stderr.startswith("error: no memory in 'none'; `agentkit memory")
     assert not (tmp_path / "none").exists()
 

@@ -199,8 +199,8 @@ def test_an_embedder_of_another_name_is_refused_at_once(tmp_path):
     index: Any = {"dims": 64, "embed": HashEmbedder(64)}
     ChromaMemoryStore(tmp_path, index=index).close()
     renamed = HashEmbedder(64)
-    renamed.fingerprint = "hash-2-dim64"
-    with pytest.raises(ConfigError, match="another embedder, 'hash-1-dim64', not 'hash-2-dim64'"):
+    renamed.fingerprint = "hash-0-dim64"
+    with pytest.raises(ConfigError, match="another embedder, 'hash-2-dim64', not 'hash-0-dim64'"):
         ChromaMemoryStore(tmp_path, index={"dims": 64, "embed": renamed})  # type: ignore[arg-type]
     ChromaMemoryStore(tmp_path, index=index).close()
 

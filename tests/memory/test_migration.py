@@ -90,7 +90,7 @@ def test_recalls_use_the_old_embedder_to_the_end_and_then_the_new_one(tmp_path, 
         memory.write([fact(301)])
         assert memory.verify() == []
         assert len(new.texts) == 301 + 3 + 1  # each text once, the queries of `told`, and the last memory
-    with pytest.raises(RecordError, match=f"made with embedder 'backwards-{dim}', not 'hash-1-dim64'.*`migrate`"):
+    with pytest.raises(RecordError, match=f"made with embedder 'backwards-{dim}', not 'hash-2-dim64'.*`migrate`"):
         MemoryStore.open(tmp_path / "store", embedder=old, index=index)
     with MemoryStore.open(tmp_path / "store", embedder=Backwards(dim), index=index, exact_limit=50) as memory:
         assert memory.trouble is None

@@ -205,12 +205,12 @@ def test_another_embedder_is_refused_until_the_store_is_embedded_anew(make_episo
     with open_chroma(tmp_path / "store") as memory:
         memory.add(make_episode())
         pinned = memory.snapshot()
-    with pytest.raises(RecordError, match=r"'hash-1-dim64', not 'hash-1-dim32'.*rebuild=True"):
+    with pytest.raises(RecordError, match=r"'hash-2-dim64', not 'hash-2-dim32'.*rebuild=True"):
         MemoryStore.open(tmp_path / "store", embedder=HashEmbedder(32))
     with MemoryStore.open(tmp_path / "store", embedder=HashEmbedder(32), rebuild=True) as memory:
         assert memory.verify() == []
         assert memory.recall("a frozen lake", snapshot=pinned)[0].score == pytest.approx(1.0, abs=1e-5)
-    with pytest.raises(RecordError, match="hash-1-dim32"):
+    with pytest.raises(RecordError, match="hash-2-dim32"):
         open_chroma(tmp_path / "store")
     with pytest.raises(UnknownNameError, match="did you mean 'chroma'"):
         MemoryStore.open(tmp_path / "store", embedder=HashEmbedder(32), index="chrome")  # type: ignore[arg-type]

@@ -1,0 +1,193 @@
+"""Injection: successes of earlier iterations join the groups of their tasks, and share their statistics.
+
+An injected episode keeps its id, so it counts once in the log. Under ARPO and RLEP its log-probabilities are computed
+anew, so its ratio begins at 1 and no clip holds it back at the first step, however improbable it has become: `stored`
+keeps a ratio to the policy that sampled it, which the clip and `mismatch` see.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from pydantic import Field
+
+from agentkit.errors import ConfigError
+from agentkit.memory.records import Episode
+from agentkit.rollout import Order, play_all
+from agentkit.task import Task
+from agentkit.training.advantages import Outcomes
+from agentkit.training.plans.plan import Collected, Ground, OldLogprobs, Patched, Plan, State, by_group
+from agentkit.training.plans.successes import read, remember, stored_ids
+from agentkit.training.rows import build_rows
+
+if TYPE_CHECKING:
+    from agentkit.training.config import TrainConfig
+
+
+class Injection(Plan):
+    """What the plans that inject successes share: their store, and how an episode joins a group."""
+
+    capacity: int = Field(default=8, ge=1)
+    """Most successes kept of a task; the oldest leave (ARPO: 8)."""
+    least_return: float = 0.1
+    """A success is kept if its return exceeds this (ARPO: 0.1)."""
+    old_logprobs: OldLogprobs = "recomputed"
+    """Log-probabilities of injected tokens; see `OldLogprobs`."""
+
+    def _joined(self, ground: Ground, chosen: Sequence[tuple[str, Episode]]) -> list[Episode]:
+        """The chosen episodes as members of the groups of these ids."""
+        episodes = [episode.model_copy(update={"group_id": group}) for group, episode in chosen]
+        return ground.rescored(episodes) if self.old_logprobs == "recomputed" else episodes
+
+
+class ARPO(Injection):
+    """A group without any success gets one that is stored of its task, in place of its first attempt (2505.16282).
+
+    The condition is std < `failed_std` and mean < `failed_mean` of the group's returns, format penalties included. The
+    authors do not ask for it, but a group that holds a success is left alone here whatever its returns are.
+    """
+
+    name: Literal["arpo"] = "arpo"
+    failed_std: float = Field(default=0.05, gt=0)
+    """Population standard deviation of returns below which attempts count as alike (the authors' code)."""
+    failed_mean: float = 0.2
+    """Mean return below which they count as failed (the authors' code)."""
+
+    def patch(self, ground: Ground, played: Sequence[Episode], state: State) -> Patched:
+        """Replace the first attempt of each failed group, then store this iteration's successes."""
+        rng, patched = ground.rng(self.name), list(played)
+        places = {id(episode): place for place, episode in enumerate(played)}
+        chosen: list[tuple[int, str, Episode]] = []
+        for group_id, group in by_group(played).items():
+            ids = stored_ids(state, group[0].task.key)
+            if ids and self._failed(group, ground.config.format_penalty):
+                picked = ids[int(rng.integers(len(ids)))]
+                chosen.append((places[id(group[0])], group_id, read(ground.log, picked)))
+        joined = self._joined(ground, [(group, episode) for _, group, episode in chosen])
+        for (place, _, _), episode in zip(chosen, joined, strict=True):
+            patched[place] = episode
+        remember(state, played, self.capacity, self.least_return)
+        injected = frozenset(place for place, _, _ in chosen)
+        return Patched(patched, injected, values={"plan/injected": float(len(injected))})
+
+    def _failed(self, group: Sequence[Episode], format_penalty: float) -> bool:
+        return_E = Outcomes.of(group, format_penalty).return_E
+        alike = return_E.std() < self.failed_std and return_E.mean() < self.failed_mean
+        return bool(alike) and not any(episode.success for episode in group)
+
+
+class RLEP(Injection):
+    """Every group gets `num` stored successes of its task besides its attempts (2507.07451).
+
+    The paper collects the successes in a run of its own and then starts anew; here they are those of the same run so
+    far. In a group of failures they get a large advantage: 2 in 18 get +2.83, the others −0.35.
+    """
+
+    name: Literal["rlep"] = "rlep"
+    num: int = Field(default=2, ge=1)
+    """M: successes added to a group."""
+    at_least: int = Field(default=2, ge=1)
+    """Stored successes that a task needs for any to be added."""
+
+    def check(self, config: TrainConfig, env_id: str) -> None:
+        """Refuse a store that never holds `at_least`."""
+        if self.at_least > self.capacity:
+            raise ConfigError(f"plan.at_least = {self.at_least} exceeds plan.capacity = {self.capacity}: none is added")
+
+    def patch(self, ground: Ground, played: Sequence[Episode], state: State) -> Patched:
+        """Add uniformly drawn, different successes behind each group's attempts, then store this iteration's."""
+        rng = ground.rng(self.name)
+        chosen: list[tuple[str, Episode]] = []
+        for group_id, group in by_group(played).items():
+            ids = stored_ids(state, group[0].task.key)
+            if len(ids) >= self.at_least:
+                picks = rng.choice(len(ids), size=min(self.num, len(ids)), replace=False)
+                chosen += [(group_id, read(ground.log, ids[pick])) for pick in sorted(picks.tolist())]
+        joined = self._joined(ground, chosen)
+        remember(state, played, self.capacity, self.least_return)
+        injected = frozenset(range(len(played), len(played) + len(joined)))
+        return Patched([*played, *joined], injected, values={"plan/injected": float(len(joined))})
+
+
+class ExGRPO(Injection):
+    """Some tasks give way to ones solved in part before; a stored success is one of their attempts (2510.02245).
+
+    Tasks solved k times, 0 < k < G, are in the buffer under their latest such k, also if a later group had no success at
+    all (our choice: they need it most); one whose whole group succeeds leaves it for good.
+    A share of the iteration's tasks, the last of them, gives way to tasks of the buffer, drawn by
+    p ∝ exp(−(k − G/2)² / 2σ²) without replacement (the authors' code; their paper has a much flatter law over k/G).
+    Such a group has G − 1 attempts and, of the task's stored successes, the one with the least mean entropy under the
+    policy, here over its sampled tokens only. The shaping w/(w + β) of the replayed ratio is a matter of the loss and
+    not done here.
+    """
+
+    name: Literal["exgrpo"] = "exgrpo"
+    old_logprobs: OldLogprobs = "stored"
+    share: float = Field(default=0.5, gt=0, le=1)
+    """ρ: most of the iteration's tasks that are replaced, as a share."""
+    sigma: float = Field(default=1.0, gt=0)
+    """σ in successes of a group."""
+    start_above: float = Field(default=0.35, ge=0, lt=1)
+    """Nothing is replaced before an iteration's success rate has once exceeded this."""
+
+    def collect(self, ground: Ground, tasks: Sequence[Task], state: State) -> Collected:
+        """Play the tasks, some of them exchanged for tasks of the buffer with one attempt fewer."""
+        drawn = self._drawn(ground, tasks, state) if state.get("started") else []
+        size = ground.config.group_size
+        fresh = list(tasks[: len(tasks) - len(drawn)])
+        orders = [Order(task, number) for task in fresh for number in range(size)]
+        orders += [Order(task, number) for task in drawn for number in range(size - 1)]
+        state["drawn"] = [task.key for task in drawn]
+        episodes = play_all(ground.policy, orders, **ground.options)
+        return Collected(episodes, {"plan/experiential": float(len(drawn))})
+
+    def patch(self, ground: Ground, played: Sequence[Episode], state: State) -> Patched:
+        """Add the surest success of each experiential task to its group, then bring the buffer up to date."""
+        drawn = set(state.pop("drawn", []))
+        chosen = [
+            (group_id, self._surest(ground, stored_ids(state, group[0].task.key)))
+            for group_id, group in by_group(played).items()
+            if group[0].task.key in drawn
+        ]
+        joined = self._joined(ground, chosen)
+        self._update(played, state)
+        injected = frozenset(range(len(played), len(played) + len(joined)))
+        return Patched([*played, *joined], injected, values={"plan/injected": float(len(joined))})
+
+    def _drawn(self, ground: Ground, tasks: Sequence[Task], state: State) -> list[Task]:
+        taken = {task.key for task in tasks}
+        counts = {key: k for key, k in state.get("solved", {}).items() if key not in taken and stored_ids(state, key)}
+        num = min(int(self.share * len(tasks)), len(counts))
+        if not num:
+            return []
+        keys, half = sorted(counts), ground.config.group_size / 2
+        weights = np.array([math.exp(-((counts[key] - half) ** 2) / (2 * self.sigma**2)) for key in keys])
+        picks = ground.rng(self.name).choice(len(keys), size=num, replace=False, p=weights / weights.sum())
+        return [read(ground.log, stored_ids(state, keys[pick])[0]).task for pick in sorted(picks.tolist())]
+
+    def _surest(self, ground: Ground, ids: Sequence[str]) -> Episode:
+        episodes = [read(ground.log, id) for id in ids]
+        rows, _ = build_rows(episodes)
+        _, entropy_N = ground.measure(rows)
+        episode_N = np.repeat([row.episode for row in rows], [row.num_sampled for row in rows])
+        mean_E = np.bincount(episode_N, entropy_N, len(ids)) / np.bincount(episode_N, minlength=len(ids))
+        return episodes[int(mean_E.argmin())]
+
+    def _update(self, played: Sequence[Episode], state: State) -> None:
+        remember(state, played, self.capacity, self.least_return)
+        solved, retired = state.setdefault("solved", {}), set(state.setdefault("retired", []))
+        for group in by_group(played).values():
+            key, k = group[0].task.key, sum(episode.success for episode in group)
+            if k == len(group):
+                retired.add(key)
+            elif k:
+                solved[key] = k
+        for key in retired:
+            solved.pop(key, None)
+            state["successes"].pop(key, None)
+        state["retired"] = sorted(retired)
+        rate = float(np.mean([episode.success for episode in played]))
+        state["started"] = bool(state.get("started")) or rate > self.start_above

@@ -1,0 +1,434 @@
+"""ReplayBuffer: past episodes to learn from again, on disk, restored exactly.
+
+It keeps names and numbers only; the episodes themselves stand in the episode log. An entry is never changed after it is
+written but for the iteration in which it left, and what does change (priorities, success rates) is written anew with
+its iteration: the buffer of the end of any iteration can be restored, whatever was written after it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import warnings
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from sqlalchemy import Column, Float, Integer, MetaData, String, Table, create_engine, delete, func, select, update
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
+
+from agentkit.errors import RecordError
+from agentkit.memory.gate import admit_episode
+from agentkit.memory.log import EpisodeLog
+from agentkit.memory.records import Episode
+from agentkit.training.replay.entry import Entry
+from agentkit.training.replay.selection import Candidates, Floats, Priority
+from agentkit.training.replay.settings import BufferConfig
+from agentkit.training.replay.sum_tree import SumTree
+from agentkit.training.rows import Row, build_rows
+
+EntropyOf = Callable[[Sequence[Entry]], Floats]
+"""[M] mean token entropy of entries under the policy as it is now."""
+
+_META = MetaData()
+_ENTRIES = Table(
+    "entries",
+    _META,
+    Column("number", Integer, primary_key=True),
+    Column("episode_id", String, nullable=False),
+    Column("advantage", Float, nullable=False),
+    Column("policy_version", Integer, nullable=False),
+    Column("task", String, nullable=False),
+    Column("group", String, nullable=False),
+    Column("episode_return", Float, nullable=False),
+    Column("mean_logp", Float, nullable=False),
+    Column("slot", Integer, nullable=False),
+    Column("added_at", Integer, nullable=False),
+    Column("left_at", Integer, nullable=True),
+)
+_PRIORITIES = Table(
+    "priorities",
+    _META,
+    Column("number", Integer, primary_key=True),
+    Column("iteration", Integer, primary_key=True),
+    Column("priority", Float, nullable=False),
+)
+_RATES = Table(
+    "rates",
+    _META,
+    Column("task", String, primary_key=True),
+    Column("iteration", Integer, primary_key=True),
+    Column("rate", Float, nullable=False),
+)
+_FIELDS = tuple(Entry.__dataclass_fields__)
+
+
+class ReplayBuffer:
+    """Past episodes, for learning from them again.
+
+    Args:
+        path: SQLite file; created if missing.
+        log: Where the episodes are.
+        config: Admission, staleness, capacity, and how entries are chosen.
+    """
+
+    def __init__(self, path: str | Path, log: EpisodeLog, config: BufferConfig) -> None:
+        self.path = Path(path)
+        self.log = log
+        self._config = config
+        self._engine = create_engine(URL.create("sqlite", database=str(self.path)))
+        self._next = 1
+        self._rows: dict[str, list[Row]] = {}
+        self._warned = False
+        self._forget()
+        try:
+            _META.create_all(self._engine)
+            self._load()
+        except SQLAlchemyError as error:
+            raise self._fault(error) from error
+
+    def _forget(self) -> None:
+        self._entries: OrderedDict[int, Entry] = OrderedDict()
+        self._at_slot: dict[int, Entry] = {}
+        self._of_task: defaultdict[str, OrderedDict[int, Entry]] = defaultdict(OrderedDict)
+        self._of_version: defaultdict[int, set[int]] = defaultdict(set)
+        self._priorities: dict[int, float] = {}
+        self._rates: dict[str, float] = {}
+        self._free: list[int] = []
+        self._num_slots = 0
+        self._tree: SumTree | None = None
+        self._refreshed: set[int] = set()
+        self._left: list[int] = []
+        self._all: Candidates | None = None
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def entries(self) -> Sequence[Entry]:
+        """The entries in order of admission."""
+        return tuple(self._entries.values())
+
+    @property
+    def config(self) -> BufferConfig:
+        """Admission, staleness, capacity, and how entries are chosen."""
+        return self._config
+
+    @config.setter
+    def config(self, config: BufferConfig) -> None:
+        if config.select != self._config.select:
+            self._tree = None
+        self._config = config
+
+    def update(
+        self,
+        episodes: Sequence[Episode],
+        advantages: Sequence[float],
+        *,
+        iteration: int,
+        version: int,
+        quarantined: Collection[str] = (),
+    ) -> int:
+        """Admit what is worth it and drop what is stale or too much; returns how many were admitted.
+
+        An episode whose record is doubtful, or that was shown a memory in quarantine, is left out; the first time, a
+        `RuntimeWarning` says why.
+
+        Args:
+            episodes: The iteration's episodes, already in the log.
+            advantages: R − mean of the group, one each.
+            iteration: When; the buffer can be restored to the end of any iteration.
+            version: Optimizer steps so far, against which staleness is counted.
+            quarantined: Ids of the memories in quarantine.
+        """
+        admitted = [
+            (episode, float(advantage))
+            for episode, advantage in zip(episodes, advantages, strict=True)
+            if self._is_wanted(episode, float(advantage)) and self._is_sound(episode, quarantined)
+        ]
+        try:
+            fresh = self._admit(admitted)
+            self._expire(version)
+            played: defaultdict[str, list[bool]] = defaultdict(list)
+            for episode in episodes:
+                played[episode.task.key].append(episode.success)
+            rates = {task: sum(won) / len(won) for task, won in played.items()}
+            self._write(fresh, rates, iteration)
+        except SQLAlchemyError as error:
+            self._load()  # as it was before: nothing has been written
+            raise self._fault(error) from error
+        if rates:
+            self._rates |= rates
+            self._all = None
+        return len(fresh)
+
+    def _is_wanted(self, episode: Episode, advantage: float) -> bool:
+        admit, bar = self._config.admit, self._config.admit_above
+        if admit == "success":
+            return episode.success and advantage > bar
+        return admit == "any" or abs(advantage) > bar
+
+    def _is_sound(self, episode: Episode, quarantined: Collection[str]) -> bool:
+        verdict = admit_episode(episode, quarantined=quarantined)
+        if verdict.status != "active" and not self._warned:
+            self._warned = True
+            why = "; ".join(verdict.reasons)
+            message = f"episode {episode.id} is not replayed: {why}; further ones are left out without a warning"
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
+        return verdict.status == "active"
+
+    def _admit(self, admitted: Iterable[tuple[Episode, float]]) -> list[Entry]:
+        """Take these in; what is too much leaves."""
+        fresh: list[Entry] = []
+        top = self._top_priority() if isinstance(self._config.select, Priority) else None
+        for episode, advantage in admitted:
+            sampled = sum(len(turn.logprobs) for turn in episode.turns)
+            entry = Entry(
+                number=self._next,
+                episode_id=episode.id,
+                advantage=advantage,
+                policy_version=episode.policy_version,
+                task=episode.task.key,
+                group=episode.group_id,
+                episode_return=episode.episode_return,
+                mean_logp=sum(sum(turn.logprobs) for turn in episode.turns) / max(1, sampled),
+                slot=heapq.heappop(self._free) if self._free else self._num_slots,
+            )
+            self._next += 1
+            fresh.append(entry)
+            if top is not None:
+                self._priorities[entry.number] = top
+                self._refreshed.add(entry.number)
+            self._take_in(entry)
+            of_task = self._of_task[entry.task]
+            if self._config.newest_group_only:
+                for number in [number for number, other in of_task.items() if other.group != entry.group]:
+                    self._drop(number)
+            if self._config.per_task is not None and len(of_task) > self._config.per_task:
+                self._drop(next(iter(of_task)))
+            if len(self._entries) > self._config.capacity:
+                self._drop(next(iter(self._entries)))
+        return fresh
+
+    def _expire(self, version: int) -> None:
+        if self._config.max_staleness is None:
+            return
+        for old in [each for each in self._of_version if version - each > self._config.max_staleness]:
+            for number in sorted(self._of_version[old]):
+                self._drop(number)
+
+    def _write(self, fresh: Sequence[Entry], rates: dict[str, float], iteration: int) -> None:
+        """Everything that has changed, in one transaction."""
+        entries = [
+            {name: getattr(entry, name) for name in _FIELDS} | {"added_at": iteration, "left_at": None}
+            for entry in fresh
+        ]
+        alive = sorted(number for number in self._refreshed if number in self._entries)
+        priorities = [
+            {"number": number, "iteration": iteration, "priority": self._priorities[number]} for number in alive
+        ]
+        with self._engine.begin() as connection:
+            if entries:
+                connection.execute(_ENTRIES.insert(), entries)
+            for first in range(0, len(self._left), 500):  # as many names as every SQLite takes in one statement
+                some = self._left[first : first + 500]
+                connection.execute(update(_ENTRIES).where(_ENTRIES.c.number.in_(some)).values(left_at=iteration))
+            if priorities:
+                connection.execute(_PRIORITIES.insert().prefix_with("OR REPLACE"), priorities)
+            if rates:
+                changed = [{"task": task, "iteration": iteration, "rate": rate} for task, rate in rates.items()]
+                connection.execute(_RATES.insert().prefix_with("OR REPLACE"), changed)
+        self._refreshed.clear()
+        self._left.clear()
+
+    def _take_in(self, entry: Entry) -> None:
+        self._entries[entry.number] = self._at_slot[entry.slot] = entry
+        self._of_task[entry.task][entry.number] = entry
+        self._of_version[entry.policy_version].add(entry.number)
+        self._num_slots = max(self._num_slots, entry.slot + 1)
+        self._all = None
+        if self._tree is not None:
+            self._tree[entry.slot] = self._mass(entry)
+
+    def _drop(self, number: int) -> None:
+        entry = self._entries.pop(number)
+        del self._at_slot[entry.slot], self._of_task[entry.task][number]
+        of_version = self._of_version[entry.policy_version]
+        of_version.discard(number)
+        if not of_version:
+            del self._of_version[entry.policy_version]
+        if not self._of_task[entry.task]:
+            del self._of_task[entry.task]
+        heapq.heappush(self._free, entry.slot)
+        self._left.append(number)
+        self._rows.pop(entry.episode_id, None)
+        self._priorities.pop(number, None)
+        self._all = None
+        if self._tree is not None:
+            self._tree[entry.slot] = 0.0
+
+    def empty(self) -> None:
+        """Let every entry leave; the next `update` writes it down."""
+        for number in [*self._entries]:
+            self._drop(number)
+
+    def sample(
+        self,
+        num: int,
+        rng: np.random.Generator,
+        *,
+        task: str | None = None,
+        above: float = -np.inf,
+        entropy_of: EntropyOf | None = None,
+    ) -> list[Entry]:
+        """Up to `num` different entries as `config.select` chooses them, in order of admission.
+
+        Args:
+            num: How many.
+            rng: For all that is random.
+            task: Key of the task they must be of.
+            above: What their return must exceed.
+            entropy_of: Asked by the selections that say `needs_entropy`.
+        """
+        entries: Sequence[Entry] = ()
+        if task is not None or above > -np.inf:
+            known = self._entries if task is None else self._of_task.get(task, {})
+            entries = [entry for entry in known.values() if entry.episode_return > above]
+        elif self._is_drawn():
+            drawn = [self._at_slot[slot] for slot in self._masses().draw(num, rng)]
+            return sorted(drawn, key=lambda entry: entry.number)
+        else:
+            entries = self.entries
+        if not entries:
+            return []
+        whole = len(entries) == len(self._entries)
+        candidates = (self._all if whole else None) or self._candidates(entries)
+        if whole:
+            self._all = candidates
+        if self._config.select.needs_entropy:
+            ask = entropy_of
+            assert ask is not None, "this selection asks for entropies"
+            candidates = candidates._replace(entropy_of=lambda places: ask([entries[place] for place in places]))
+        return [entries[place] for place in sorted(self._config.select.pick(candidates, num, rng).tolist())]
+
+    def importance(self, entries: Sequence[Entry]) -> Floats:
+        """[M] weights that correct for the priorities by which these were drawn; ones under other selections."""
+        rule = self._config.select
+        if not isinstance(rule, Priority) or not entries:
+            return np.ones(len(entries))
+        tree = self._masses()
+        return rule.importance(np.array([tree[entry.slot] for entry in entries]), tree.total, len(self))
+
+    def refresh(self, entries: Sequence[Entry], priorities: Iterable[float]) -> None:
+        """Give entries new priorities; the next `update` writes them down."""
+        for entry, priority in zip(entries, priorities, strict=True):
+            if entry.number in self._entries:
+                self._priorities[entry.number] = float(priority)
+                self._refreshed.add(entry.number)
+                self._all = None
+                if self._tree is not None:
+                    self._tree[entry.slot] = self._mass(entry)
+
+    def rate(self, task: str) -> float:
+        """Success rate of a task when it was last played; 0 if it never was."""
+        return self._rates.get(task, 0.0)
+
+    def num_of_task(self, task: str) -> int:
+        """How many entries a task has."""
+        return len(self._of_task.get(task, ()))
+
+    def _top_priority(self) -> float:
+        return max((self._priorities.get(number, 1.0) for number in self._entries), default=1.0)
+
+    def _is_drawn(self) -> bool:
+        return self._config.select.masses(self._candidates(())) is not None
+
+    def _mass(self, entry: Entry) -> float:
+        mass_M = self._config.select.masses(self._candidates([entry]))
+        assert mass_M is not None
+        return float(mass_M[0])
+
+    def _masses(self) -> SumTree:
+        """The tree, made on first use: only some selections draw from it."""
+        if self._tree is None:
+            leaves = np.zeros(self._num_slots)
+            mass_M = self._config.select.masses(self._candidates(self.entries))
+            assert mass_M is not None
+            leaves[[entry.slot for entry in self._entries.values()]] = mass_M
+            self._tree = SumTree(leaves)
+        return self._tree
+
+    def _candidates(self, entries: Sequence[Entry]) -> Candidates:
+        tasks: dict[str, int] = {}
+        groups: dict[str, int] = {}
+        return Candidates(
+            advantage_M=np.array([entry.advantage for entry in entries], np.float64),
+            return_M=np.array([entry.episode_return for entry in entries], np.float64),
+            mean_logp_M=np.array([entry.mean_logp for entry in entries], np.float64),
+            priority_M=np.array([self._priorities.get(entry.number, 1.0) for entry in entries], np.float64),
+            rate_M=np.array([self._rates.get(entry.task, 0.0) for entry in entries], np.float64),
+            task_M=np.array([tasks.setdefault(entry.task, len(tasks)) for entry in entries], np.int64),
+            group_M=np.array([groups.setdefault(entry.group, len(groups)) for entry in entries], np.int64),
+            entropy_of=lambda places: np.zeros(len(places)),
+        )
+
+    def episode(self, entry: Entry) -> Episode:
+        """The episode of an entry, from the log.
+
+        Raises:
+            RecordError: It is not there.
+        """
+        episode = self.log.get(entry.episode_id)
+        if episode is None:
+            raise RecordError(
+                f"episode {entry.episode_id} of the replay buffer {str(self.path)!r} is not in the log "
+                f"{self.log.location!r}; both belong to one run folder: restore them together"
+            )
+        return episode
+
+    def rows(self, entry: Entry) -> list[Row]:
+        """The training rows of an entry's episode, read from the log once."""
+        if entry.episode_id not in self._rows:
+            self._rows[entry.episode_id] = build_rows([self.episode(entry)])[0]
+        return self._rows[entry.episode_id]
+
+    def restore(self, iteration: int) -> None:
+        """Put the buffer back to the end of `iteration`: what came later is gone, what left later is back."""
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(delete(_ENTRIES).where(_ENTRIES.c.added_at > iteration))
+                connection.execute(update(_ENTRIES).where(_ENTRIES.c.left_at > iteration).values(left_at=None))
+                for table in (_PRIORITIES, _RATES):
+                    connection.execute(delete(table).where(table.c.iteration > iteration))
+            self._load()
+        except SQLAlchemyError as error:
+            raise self._fault(error) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._engine.dispose()
+
+    def _load(self) -> None:
+        self._forget()
+        self._rows = {}
+        columns = [_ENTRIES.c[name] for name in _FIELDS]
+        query = select(*columns).where(_ENTRIES.c.left_at.is_(None)).order_by(_ENTRIES.c.number)
+        with self._engine.connect() as connection:
+            alive = [Entry(*row) for row in connection.execute(query)]
+            # Entries that have left keep their numbers: the buffer of their time can still be restored.
+            self._next = 1 + (connection.execute(select(func.max(_ENTRIES.c.number))).scalar() or 0)
+            newest = select(_PRIORITIES.c.number, _PRIORITIES.c.priority).order_by(_PRIORITIES.c.iteration)
+            known = {number: priority for number, priority in connection.execute(newest)}
+            rates = select(_RATES.c.task, _RATES.c.rate).order_by(_RATES.c.iteration)
+            self._rates = {task: rate for task, rate in connection.execute(rates)}
+        self._priorities = {entry.number: known[entry.number] for entry in alive if entry.number in known}
+        for entry in alive:
+            self._take_in(entry)
+        self._free = sorted(set(range(self._num_slots)) - {entry.slot for entry in alive})
+
+    def _fault(self, error: Exception) -> RecordError:
+        return RecordError(
+            f"the replay buffer {str(self.path)!r} cannot be used: {error.__cause__ or error}. Free the disk "
+            "if it is full; a damaged buffer can be deleted: training then goes on without its entries"
+        )

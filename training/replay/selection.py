@@ -1,0 +1,259 @@
+"""Selections: which entries are replayed. A class each, chosen by its `name`.
+
+Some draw in proportion to a mass that an entry has by itself, and the buffer keeps those in a sum tree; the others look
+at all candidates together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from agentkit.training.settings import Settings
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+class Candidates(NamedTuple):
+    """M entries to choose from, in order of admission."""
+
+    advantage_M: Floats
+    """R − b at admission."""
+    return_M: Floats
+    """R."""
+    mean_logp_M: Floats
+    """Mean recorded log-probability of the sampled tokens."""
+    priority_M: Floats
+    """Priority, as last refreshed."""
+    rate_M: Floats
+    """Success rate of the task when it was last played."""
+    task_M: Ints
+    """Equal numbers for entries of one task."""
+    group_M: Ints
+    """Equal numbers for entries of one group."""
+    entropy_of: Callable[[Ints], Floats]
+    """Mean token entropy of some of them (by place) under the policy as it is now."""
+
+
+class Select(Settings):
+    """A rule that chooses entries."""
+
+    @property
+    def needs_entropy(self) -> bool:
+        """Whether it asks for entropies under the present policy, which costs passes without gradient."""
+        return False
+
+    def masses(self, entries: Candidates) -> Floats | None:
+        """[M] what each is drawn in proportion to, by itself; None if the rule looks at all together."""
+        return None
+
+    def pick(self, entries: Candidates, num: int, rng: np.random.Generator) -> Ints:
+        """Places of up to `num` different entries.
+
+        Args:
+            entries: What there is to choose from, one or more.
+            num: How many.
+            rng: For all that is random.
+        """
+        mass_M = self.masses(entries)
+        assert mass_M is not None
+        num = min(num, int((mass_M > 0).sum()))
+        if not num:
+            return np.zeros(0, np.int64)
+        return rng.choice(len(mass_M), size=num, replace=False, p=mass_M / mass_M.sum())
+
+
+class Uniform(Select):
+    """All alike (RLEP, ARPO, DOTS)."""
+
+    name: Literal["uniform"] = "uniform"
+
+    def masses(self, entries: Candidates) -> Floats:
+        """[M] what each is drawn in proportion to."""
+        return np.ones(len(entries.return_M))
+
+
+class ByAdvantage(Select):
+    """In proportion to |R − b|^α (VL-Rethinker's selective sample replay, with α = 1)."""
+
+    name: Literal["advantage"] = "advantage"
+    alpha: float = Field(default=1.0, ge=0)
+    """α; 0 draws all alike."""
+
+    def masses(self, entries: Candidates) -> Floats:
+        """[M] what each is drawn in proportion to."""
+        return np.abs(entries.advantage_M) ** self.alpha
+
+
+class Priority(Select):
+    """Prioritized replay (Schaul et al. 2016, 1511.05952, proportional): p^α, p = |A| + ε since it was last replayed.
+
+    What is new has the greatest priority there is, so that everything is soon replayed once. Replayed entries count
+    (M·P)^−β over the greatest of the draw. `schedules."imitation.select.beta"` with `linear`, `start = 0.4`, `end = 1`
+    of β = 1 anneals β as the source does. Episodes are whole draws here, so |A| of the episode stands for |δ|.
+    """
+
+    name: Literal["priority"] = "priority"
+    alpha: float = Field(default=0.6, ge=0)
+    """α."""
+    beta: float = Field(default=0.4, ge=0, le=1)
+    """β: 0 corrects nothing, 1 makes the replay's expectation that of a uniform one."""
+    epsilon: float = Field(default=1e-6, gt=0)
+    """ε."""
+
+    def masses(self, entries: Candidates) -> Floats:
+        """[M] what each is drawn in proportion to."""
+        return (entries.priority_M + self.epsilon) ** self.alpha
+
+    def importance(self, mass_K: Floats, total: float, num: int) -> Floats:
+        """[K] weights of drawn entries, at most 1.
+
+        Args:
+            mass_K: Their masses.
+            total: Sum of all masses.
+            num: M, how many entries there are.
+
+        >>> Priority(beta=1.0).importance(np.array([0.1, 0.4]), 1.0, 4).tolist()
+        [1.0, 0.25]
+        """
+        weight_K = (num * mass_K / total) ** -self.beta
+        return weight_K / weight_K.max()
+
+
+class P2Value(Select):
+    """BTP (2410.12236): in proportion to α·P + (1 − α)·pass rate, P = exp(mean log μ) of the tokens.
+
+    α and the law of drawing were not found in the source: ½ and proportional are ours. The pass rate of a program is
+    here the episode's return, cut to [0, 1].
+    """
+
+    name: Literal["p2value"] = "p2value"
+    alpha: float = Field(default=0.5, ge=0, le=1)
+    """α."""
+
+    def masses(self, entries: Candidates) -> Floats:
+        """[M] what each is drawn in proportion to."""
+        return self.alpha * np.exp(entries.mean_logp_M) + (1 - self.alpha) * entries.return_M.clip(0, 1)
+
+
+class Highest(Select):
+    """The highest returns, of equal ones the newest (RePO's `highest_k`)."""
+
+    name: Literal["highest"] = "highest"
+
+    def pick(self, entries: Candidates, num: int, rng: np.random.Generator) -> Ints:
+        """Places of up to `num` different entries."""
+        return _last(entries.return_M, num)
+
+
+class Recent(Select):
+    """The newest (RePO's `recent_k`)."""
+
+    name: Literal["recent"] = "recent"
+
+    def pick(self, entries: Candidates, num: int, rng: np.random.Generator) -> Ints:
+        """Places of up to `num` different entries."""
+        return np.arange(len(entries.return_M))[-num:]
+
+
+class MaxVariance(Select):
+    """Those whose returns together have the greatest variance (RePO's `max_variance_k`): some lowest, some highest."""
+
+    name: Literal["max-variance"] = "max-variance"
+
+    def pick(self, entries: Candidates, num: int, rng: np.random.Generator) -> Ints:
+        """Places of up to `num` different entries."""
+        order = np.argsort(entries.return_M, kind="stable")
+        num = min(num, len(order))
+        splits = [np.concatenate([order[:low], order[len(order) - (num - low) :]]) for low in range(num + 1)]
+        return max(splits, key=lambda places: float(np.var(entries.return_M[places])))
+
+
+class MinEntropy(Select):
+    """The ones of which the present policy is surest: lowest mean token entropy (ExGRPO's choice within a task)."""
+
+    name: Literal["min-entropy"] = "min-entropy"
+
+    @property
+    def needs_entropy(self) -> bool:
+        """Whether it asks for entropies under the present policy."""
+        return True
+
+    def pick(self, entries: Candidates, num: int, rng: np.random.Generator) -> Ints:
+        """Places of up to `num` different entries."""
+        return _last(-entries.entropy_of(np.arange(len(entries.return_M))), num)
+
+
+class Experience(Select):
+    """ExGRPO (2510.02245): tasks by how often they succeed now, of each the attempt of lowest entropy now.
+
+    A task is drawn with p ∝ exp(−(rate − center)²/2σ²) of its newest success rate, without replacement. Tasks of which
+    all or no attempts succeeded last are set aside until that changes (the source retires the former for good).
+    """
+
+    name: Literal["experience"] = "experience"
+    center: float = Field(default=0.5, ge=0, le=1)
+    sigma: float = Field(default=1.0, gt=0)
+    """σ in success rate: 1 in the paper, which is nearly uniform; the authors' code has 1/K, 0.125 for 8 attempts."""
+
+    @property
+    def needs_entropy(self) -> bool:
+        """Whether it asks for entropies under the present policy."""
+        return True
+
+    def task_masses(self, rate: Floats) -> Floats:
+        """What tasks of these success rates are drawn in proportion to."""
+        return np.exp(-((rate - self.center) ** 2) / (2 * self.sigma**2)) * ((rate > 0) & (rate < 1))
+
+    def pick(self, entries: Candidates, num: int, rng: np.random.Generator) -> Ints:
+        """Places of up to `num` different entries."""
+        tasks, first = np.unique(entries.task_M, return_index=True)
+        mass = self.task_masses(entries.rate_M[first])
+        num = min(num, int((mass > 0).sum()))
+        if not num:
+            return np.zeros(0, np.int64)
+        chosen = rng.choice(tasks, size=num, replace=False, p=mass / mass.sum())
+        inside = [np.flatnonzero(entries.task_M == task) for task in chosen]
+        return np.array([places[_last(-entries.entropy_of(places), 1)[0]] for places in inside])
+
+
+class WholeGroups(Select):
+    """Whole groups, all alike, as many as fit (rollout replay of DOTS, 2506.05316): advantages still sum to 0."""
+
+    name: Literal["groups"] = "groups"
+
+    def pick(self, entries: Candidates, num: int, rng: np.random.Generator) -> Ints:
+        """Places of the entries of one group or more: one is taken even if it has more than `num`."""
+        order = rng.permutation(np.unique(entries.group_M))
+        sizes = np.bincount(entries.group_M)[order]
+        fit = max(1, int(np.searchsorted(np.cumsum(sizes), num, side="right")))
+        return np.flatnonzero(np.isin(entries.group_M, order[:fit]))
+
+
+Selection = Annotated[
+    Uniform
+    | ByAdvantage
+    | Priority
+    | P2Value
+    | Highest
+    | Recent
+    | MaxVariance
+    | MinEntropy
+    | Experience
+    | WholeGroups,
+    Field(discriminator="name"),
+]
+"""A rule that chooses entries; see `Select`."""
+
+
+def _last(value_M: Floats, num: int) -> Ints:
+    """Places of the greatest, of equal ones the newest."""
+    num = min(num, len(value_M))
+    bar = np.partition(value_M, len(value_M) - num)[len(value_M) - num]
+    above, level = np.flatnonzero(value_M > bar), np.flatnonzero(value_M == bar)
+    return np.concatenate([above, level[len(level) - (num - len(above)) :]])

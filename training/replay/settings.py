@@ -1,0 +1,114 @@
+"""What a buffer holds, and how its episodes are learnt from: the settings of replay."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from agentkit.training.losses import SIL, SPEAR, Replayed, ReplayLoss
+from agentkit.training.mismatch import Mismatch
+from agentkit.training.replay.selection import ByAdvantage, Experience, MinEntropy, Selection, WholeGroups
+from agentkit.training.settings import Settings
+
+
+class BufferConfig(Settings):
+    """What enters and leaves a buffer, and what is drawn from it."""
+
+    capacity: int = Field(default=2048, ge=1)
+    """Most episodes kept; the oldest leave first."""
+    per_task: int | None = Field(default=None, ge=1)
+    """Most episodes of one task; its oldest leave first. None for any number."""
+    newest_group_only: bool = False
+    """Whether a task's older episodes leave when a newer group of it enters."""
+    admit: Literal["success", "signal", "any"] = "success"
+    """Successes that beat their group by more than `admit_above`; attempts off their group's mean by more than it,
+    either way; every sound attempt."""
+    admit_above: float = Field(default=0.0, ge=0)
+    """By how much the return must differ from the group's mean."""
+    max_staleness: int | None = Field(default=10, ge=1)
+    """Most optimizer steps between the policy that acted and the one that learns; older episodes leave. None: any."""
+    select: Selection = Field(default_factory=ByAdvantage)
+
+    @model_validator(mode="after")
+    def _buffer_is_consistent(self) -> BufferConfig:
+        if self.admit == "any" and self.admit_above > 0:
+            raise ValueError(f"admit = 'any' and admit_above = {self.admit_above:g}: there is no bar; drop one of them")
+        if self.per_task is not None and self.per_task > self.capacity:
+            raise ValueError(f"per_task = {self.per_task} exceeds capacity = {self.capacity}")
+        return self
+
+
+class ImitationConfig(BufferConfig):
+    """Replay of the run's own episodes: a buffer, a loss stream and a token count of its own."""
+
+    weight: float = Field(default=0.5, ge=0)
+    """Factor of the imitation loss; 0 turns replay off."""
+    episodes_per_step: int = Field(default=16, ge=1)
+    """Episodes replayed with each optimizer step; under `mixed` and `split` see `per_group`."""
+    loss: ReplayLoss = Field(default_factory=SIL)
+    mismatch: Mismatch | None = None
+    """Weights the tokens by how likely they still are, π/μ; for a loss whose ratio is to the present policy."""
+    baseline: Literal["group", "p50", "mixed", "split"] | None = None
+    """What a replayed return is judged against: the mean of its own group, when it was played; the median of all
+    group means so far, and only those above it are replayed; the new attempts at its task, which it joins; the other
+    replayed attempts at its task. None: `p50` for the loss `spear`, otherwise `group`."""
+    per_group: int = Field(default=1, ge=1)
+    """`mixed`, `split`: most episodes that are replayed beside a group, of the group's own task."""
+    per_group_wait: int = Field(default=1, ge=1)
+    """`mixed`, `split`: episodes of a task there must be before any is replayed."""
+    group_share: float = Field(default=1.0, gt=0, le=1)
+    """`mixed`, `split`: share of an iteration's groups, rounded up, beside which anything is replayed."""
+    replaces: bool = False
+    """`mixed`: replayed episodes take the place of as many new ones of their group, the first."""
+    only_failed: bool = False
+    """`mixed`, `split`: only beside groups none of whose attempts succeeded."""
+    wait_for_entries: int = Field(default=1, ge=1)
+    """Episodes there must be to choose from before any is replayed."""
+    wait_for_success: float = Field(default=0.0, ge=0, lt=1)
+    """Success rate that an iteration must have exceeded before any is replayed."""
+    empty_after_use: bool = False
+    """Whether the buffer is emptied after an iteration in which it was replayed."""
+
+    @property
+    def judged_by(self) -> Literal["group", "p50", "mixed", "split"]:
+        """The baseline."""
+        return self.baseline or ("p50" if isinstance(self.loss, SPEAR) else "group")
+
+    @property
+    def joins_groups(self) -> bool:
+        """Whether replayed episodes stand beside the new attempts at the same task."""
+        return self.judged_by in ("mixed", "split")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ImitationConfig:
+        given, baseline = self.model_fields_set, self.judged_by
+        if self.wait_for_entries > self.capacity:
+            raise ValueError(
+                f"wait_for_entries = {self.wait_for_entries} exceeds capacity = {self.capacity}: nothing would ever be "
+                "replayed"
+            )
+        if self.mismatch is not None and not (isinstance(self.loss, Replayed) and self.loss.base == "current"):
+            raise ValueError(
+                f"mismatch and loss = {self.loss.name!r}: the loss has a correction for π/μ of its own; leave mismatch "
+                "out, or choose loss = 'surrogate' with base = 'current'"
+            )
+        of_groups = {"per_group", "per_group_wait", "group_share", "replaces", "only_failed"} & given
+        if of_groups and not self.joins_groups:
+            raise ValueError(f"{', '.join(sorted(of_groups))} and baseline = {baseline!r}: only 'mixed' or 'split' join")
+        if self.replaces and baseline == "split":
+            raise ValueError("replaces and baseline = 'split': groups that are judged apart replace nothing")
+        if self.joins_groups and "episodes_per_step" in given:
+            raise ValueError(f"episodes_per_step and baseline = {baseline!r}: what joins a group is set by per_group")
+        if self.joins_groups and isinstance(self.select, WholeGroups):
+            raise ValueError(f"select = 'groups' and baseline = {baseline!r}: whole groups join no other")
+        if isinstance(self.select, MinEntropy) and not self.joins_groups:
+            raise ValueError(
+                f"select = 'min-entropy' and baseline = {baseline!r}: that would measure the whole buffer at each step; "
+                "choose baseline = 'mixed' or select = 'experience'"
+            )
+        if isinstance(self.select, Experience) and self.joins_groups and self.per_group > 1:
+            raise ValueError(f"select = 'experience' and per_group = {self.per_group}: it takes one of each task")
+        if self.per_task is not None and self.per_group_wait > self.per_task:
+            raise ValueError(f"per_group_wait = {self.per_group_wait} exceeds per_task = {self.per_task}")
+        return self
