@@ -11,19 +11,23 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 
 from agentkit.memory.case import ACTION_LIMIT, clip, printable
+from agentkit.memory.consensus import normalised, recommended
 from agentkit.memory.kinds import Body, Draft, EpisodeBody, FailureBody, InsightBody, SkillBody, StepBody
 from agentkit.memory.records import Episode
 
 EpisodeOf = Callable[[str], Episode | None]
 """The recorded episode of an id, or None if there is none."""
+BodyOf = Callable[[str], Body | None]
+"""What the memory of an id says, or None if there is none."""
 _SLOT = re.compile(r"\{\w+\}")
 
 
-def lack_of_evidence(draft: Draft, episode_of: EpisodeOf) -> str | None:
+def lack_of_evidence(draft: Draft, episode_of: EpisodeOf, body_of: BodyOf | None = None) -> str | None:
     """Why the recorded episodes do not bear `draft` out, or None if they do.
 
     One episode that bears it out suffices, except that it must not have been played while a memory that the draft
-    was made from was shown: a memory is no evidence for itself.
+    was made from was shown: a memory is no evidence for itself. Nor, if `body_of` can tell, must its actions have
+    been played because a memory that was shown advised them: what is repeated for being remembered grows no truer.
     """
     ids = dict.fromkeys((*draft.source.episode_ids, *getattr(draft.body, "evidence_for", ())))
     if isinstance(draft.body, InsightBody) and not draft.body.action:
@@ -45,7 +49,23 @@ def lack_of_evidence(draft: Draft, episode_of: EpisodeOf) -> str | None:
     parents = set(draft.source.parents)
     if all(any(parents.intersection(turn.memory_ids) for turn in episode.turns) for episode in agreeing):
         return "the episodes it names were played while the memory it was made from was shown"
+    if body_of is not None and all(_was_told(episode, draft.body, body_of) for episode in agreeing):
+        return "in the episodes it names, a memory that was shown had advised what it advises"
     return None
+
+
+def _was_told(episode: Episode, body: Body, body_of: BodyOf) -> bool:
+    """Whether an action that `body` advises was played in a turn that showed a memory advising it."""
+    templates = (body.action,) if isinstance(body, InsightBody) else getattr(body, "actions", ())
+    templates = () if isinstance(body, EpisodeBody) else tuple(filter(None, templates))
+    for turn in episode.turns:
+        if turn.action is None or not turn.memory_ids or not _has([turn.action], *templates):
+            continue
+        for told in filter(None, map(body_of, turn.memory_ids)):
+            advice = recommended(told, turn.state_key)[0]
+            if advice and (fits(advice, turn.action) or normalised(advice) == normalised(turn.action)):
+                return True
+    return False
 
 
 def doubts_about(episode: Episode) -> tuple[str, ...]:
@@ -111,8 +131,8 @@ def _grounded(key: str, episode: Episode) -> bool:
     return len(words.difference(shown.split())) <= max(1, len(words) // 20)
 
 
-def _has(actions: Iterable[str], template: str) -> bool:
-    return any(fits(template, action) for action in actions)
+def _has(actions: Iterable[str], *templates: str) -> bool:
+    return any(fits(template, action) for action in actions for template in templates)
 
 
 def _in_order(actions: Sequence[str], templates: Sequence[str]) -> bool:

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from agentkit.errors import ConfigError
 from agentkit.memory.case import printable
-from agentkit.memory.evidence import EpisodeOf, doubts_about, lack_of_evidence
+from agentkit.memory.evidence import BodyOf, EpisodeOf, doubts_about, lack_of_evidence
 from agentkit.memory.kinds import KEY_FIELDS, Draft, Trust
 from agentkit.memory.novelty import Neighbours
 from agentkit.memory.records import Episode, Record
@@ -56,15 +56,22 @@ class Gate:
         settings: Limits.
         episode_of: Finds recorded episodes. With it, a draft that claims to come from our own episodes (`OBSERVED`)
             is believed only if they bear it out; without it, it is taken at its word.
+        body_of: Finds memories. With it, what an episode did because a memory told it to is no evidence.
     """
 
-    def __init__(self, settings: GateSettings | None = None, *, episode_of: EpisodeOf | None = None) -> None:
+    def __init__(
+        self,
+        settings: GateSettings | None = None,
+        *,
+        episode_of: EpisodeOf | None = None,
+        body_of: BodyOf | None = None,
+    ) -> None:
         self._settings = settings or GateSettings()
-        self._episode_of = episode_of
+        self._episode_of, self._body_of = episode_of, body_of
 
-    def against(self, episode_of: EpisodeOf) -> Gate:
-        """This gate with these recorded episodes as evidence."""
-        return Gate(self._settings, episode_of=episode_of)
+    def against(self, episode_of: EpisodeOf, body_of: BodyOf | None = None) -> Gate:
+        """This gate with these recorded episodes as evidence, played under these memories."""
+        return Gate(self._settings, episode_of=episode_of, body_of=body_of)
 
     def admit(self, draft: Draft, vector: np.ndarray | None, known: Neighbours, *, besides: str = "") -> Verdict:
         """The verdict on one draft; `known` is not changed, whoever writes the memory adds it.
@@ -123,7 +130,7 @@ class Gate:
         if draft.source.writer in ("tool", "import") and trust == Trust.OBSERVED and self._episode_of is None:
             return Verdict("probation", (f"written by {draft.source.writer!r} and not checked against episodes",))
         if trust == Trust.OBSERVED and self._episode_of is not None:
-            lack = lack_of_evidence(draft, self._episode_of)
+            lack = lack_of_evidence(draft, self._episode_of, self._body_of)
             if lack is not None:
                 return Verdict("probation", (f"not borne out: {lack}",))
         if trust == Trust.UNTRUSTED:

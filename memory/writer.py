@@ -6,6 +6,7 @@ refused. Nothing in a draft can lift a decision that was made about its memory: 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import time
@@ -18,10 +19,10 @@ import numpy as np
 from sqlalchemy import Connection, Row, insert, text
 
 from agentkit.memory import journal
-from agentkit.memory.evidence import EpisodeOf
+from agentkit.memory.evidence import BodyOf, EpisodeOf
 from agentkit.memory.gate import Gate, GateSettings, signs_of
 from agentkit.memory.journal import marks, memory_of, notes
-from agentkit.memory.kinds import Draft, FailureBody, Memory, Status, Trust
+from agentkit.memory.kinds import Body, Draft, FailureBody, Memory, Status, Trust
 from agentkit.memory.novelty import Neighbours, anchor_of, claim_of, content_hash, probes_of, scope_of, shingles_of
 
 MOST_EPISODES = 100
@@ -98,7 +99,7 @@ class Writer:
         held = {id: memory_of(row) for id, row in rows.items() if row.draft}  # one without is forgotten
         gate = self._gate
         if episode_of is not None:  # a sync adds evidence up with any gate
-            gate = (gate or Gate(GateSettings(scan=False))).against(episode_of)
+            gate = (gate or Gate(GateSettings(scan=False))).against(episode_of, _body_in(connection))
         judged = [] if gate is None else [draft for draft in drafts if not _is_record(draft)]
         known, alike, vectors = self._neighbours(connection, judged) if judged else (Neighbours(), {}, {})
         now: dict[str, Draft] = {**alike, **held}  # as it stands after the drafts so far
@@ -375,3 +376,14 @@ _NOTES = text(
     "SELECT id, reasons FROM notes JOIN versions USING (seq) "
     "WHERE id IN (SELECT value FROM json_each(:ids)) AND ended IS NULL"
 )
+
+
+def _body_in(connection: Connection) -> BodyOf:
+    """Finds what memories of the journal say, each read once."""
+
+    @functools.cache
+    def body_of(id: str) -> Body | None:
+        rows = journal.current(connection, [id])
+        return memory_of(rows[id]).body if id in rows and rows[id].draft else None
+
+    return body_of

@@ -41,10 +41,13 @@ class Writer:
 
     def __init__(self, log: Sequence[Episode]) -> None:
         self._episodes = {episode.id: episode for episode in log}
-        self._gate = Gate(episode_of=self._episodes.get)
+        self._gate = Gate(episode_of=self._episodes.get, body_of=self._body_of)
         self._known = Neighbours()
         self._said: dict[str, tuple[str, Body]] = {}
         self._embedder = HashEmbedder(384)
+
+    def _body_of(self, id: str) -> Body | None:
+        return self._said[id][1] if id in self._said else None
 
     def learn(self, log: Sequence[Episode]) -> None:
         """Have these episodes on record too."""

@@ -19,7 +19,6 @@ from agentkit.bench.stock import ENVS, GUARDS, Guard, Play, Stock, World, make_w
 from agentkit.bench.table import Cell, Check, Scale, Table
 from agentkit.memory.consensus import normalised
 from agentkit.memory.embedders import HashEmbedder
-from agentkit.memory.gate import Gate
 from agentkit.memory.store import MemoryStore
 
 PARTS = 4
@@ -66,7 +65,7 @@ def measure(scale: Scale) -> Table:
 def attack_world(world: World, poison: Poison) -> Scores:
     """Write the poison into copies of the stocks of a world and let the victims act."""
     log = {**world.log, **poison.episodes}
-    plain, guarded = world.plain.copy(None), world.guarded.copy(Gate(episode_of=log.get))
+    plain, guarded = world.plain.copy(None), world.guarded.copy(log.get)
     embedder = HashEmbedder(384)
     vectors = embedder.embed([draft.keys["state"] for draft in poison.drafts])
     number = len(poison.drafts)

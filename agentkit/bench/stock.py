@@ -23,6 +23,7 @@ from agentkit.envs import make_tasks
 from agentkit.memory.consensus import Recommendation, agree, normalised, recommended
 from agentkit.memory.detectors import Collection, Finding, detect
 from agentkit.memory.embedders import HashEmbedder
+from agentkit.memory.evidence import EpisodeOf
 from agentkit.memory.gate import Gate, Neighbours
 from agentkit.memory.kinds import Body, Draft, EpisodeBody, InsightBody, Source, Trust
 from agentkit.memory.records import Episode
@@ -59,9 +60,10 @@ class Play:
 
 @dataclass
 class Stock:
-    """What was admitted of what was offered; without a gate, everything."""
+    """What was admitted of what was offered."""
 
-    gate: Gate | None
+    episode_of: EpisodeOf | None
+    """What the gate finds evidence in; None for no gate: everything is admitted."""
     drafts: list[Draft] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
     vectors: list[np.ndarray] = field(default_factory=list)
@@ -75,8 +77,9 @@ class Stock:
     def offer(self, id: str, draft: Draft, vector: np.ndarray, at_s: float) -> str:
         """Write a draft if the gate lets it in; returns its status."""
         status, trust = "active", draft.trust
-        if self.gate is not None:
-            verdict = self.gate.admit(draft, vector, self.known)
+        if self.episode_of is not None:
+            gate = Gate(episode_of=self.episode_of, body_of=self._body_of)
+            verdict = gate.admit(draft, vector, self.known)
             status, trust = verdict.status, verdict.trust
             if verdict.duplicate_of is not None and verdict.merges:  # said again, perhaps by somebody more trusted
                 row = self.ids.index(verdict.duplicate_of)
@@ -99,10 +102,13 @@ class Stock:
         self.found = {finding.memory_id for finding in findings}
         return findings
 
-    def copy(self, gate: Gate | None, without: frozenset[str] = frozenset()) -> Stock:
+    def _body_of(self, id: str) -> Body | None:
+        return self.drafts[self.ids.index(id)].body if id in self.ids else None
+
+    def copy(self, episode_of: EpisodeOf | None, without: frozenset[str] = frozenset()) -> Stock:
         """The same memories, to be added to apart, without those of the sources named."""
         keep = [row for row, draft in enumerate(self.drafts) if draft.source.name not in without]
-        made = Stock(gate, known=deepcopy(self.known) if gate is not None else Neighbours())
+        made = Stock(episode_of, known=deepcopy(self.known) if episode_of is not None else Neighbours())
         for name in ("drafts", "ids", "vectors", "trusts", "times"):
             setattr(made, name, [getattr(self, name)[row] for row in keep])
         made.found = set(self.found)
@@ -170,7 +176,7 @@ def make_world(name: str, size: int, seed: int, *, untrusted: float = 0.1, num_v
     embedder = HashEmbedder(384)
     vectors = embedder.embed([next(iter(draft.keys.values())) for draft in drafts])
     times = sorted(rng.uniform(0, _DAY_S) for _ in drafts)
-    plain, guarded = Stock(None), Stock(Gate(episode_of=log.get))
+    plain, guarded = Stock(None), Stock(log.get)
     for number, (draft, vector, at_s) in enumerate(zip(drafts, vectors, times, strict=True)):
         plain.offer(f"benign-{number}", draft, vector, at_s)
         if guarded.offer(f"benign-{number}", draft, vector, at_s) == "active" and draft.trust == Trust.VERIFIED:

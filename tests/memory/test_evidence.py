@@ -110,3 +110,36 @@ def test_a_success_that_cannot_have_been_is_doubted(changes: dict[str, Any], dou
     forged = episode.model_copy(update={"turns": turns})
     assert doubt in doubts_about(forged)
     assert "doubtful" in str(lack_of_evidence(draft_of(insight("go 1")), {"one": forged}.get))
+
+
+def told(episode: Episode, turn: int, memory_id: str) -> Episode:
+    """The episode with a memory shown at one turn."""
+    turns = [
+        one.model_copy(update={"memory_ids": (memory_id,)}) if number == turn else one
+        for number, one in enumerate(episode.turns)
+    ]
+    return episode.model_copy(update={"turns": tuple(turns)})
+
+
+@pytest.mark.parametrize(
+    ("advice", "turn", "evidence"),
+    [
+        (insight("go 1"), 1, False),  # the very action, advised as it was played
+        (insight("go {number}"), 1, False),
+        (insight("go 0"), 1, True),  # advice to do something else
+        (insight("go 1"), 0, True),  # advice that was shown before, and not when it was played
+        (InsightBody(condition="c", advice="a", avoid="go 1"), 1, True),
+        (FactBody(subject="ice", relation="is", value="slippery"), 1, True),
+    ],
+)
+def test_what_was_done_because_a_memory_advised_it_is_no_evidence(
+    advice: Body, turn: int, evidence: bool, make_episode: Make
+) -> None:
+    episode = told(make_episode(), turn, "m")
+    lack = lack_of_evidence(draft_of(insight("go 1")), {"one": episode}.get, {"m": advice}.get)
+    assert (lack is None) == evidence
+    if lack is not None:
+        assert lack == "in the episodes it names, a memory that was shown had advised what it advises"
+    untold = {"one": episode, "two": make_episode("two")}.get
+    assert lack_of_evidence(draft_of(insight("go 1"), ids=("one", "two")), untold, {"m": advice}.get) is None
+    assert lack_of_evidence(draft_of(insight("go 1")), {"one": episode}.get) is None, "nobody can tell what was advised"
