@@ -61,8 +61,8 @@ def _was_told(episode: Episode, body: Body, body_of: BodyOf) -> bool:
     for turn in episode.turns:
         if turn.action is None or not turn.memory_ids or not _has([turn.action], *templates):
             continue
-        for told in filter(None, map(body_of, turn.memory_ids)):
-            advice = recommended(told, turn.state_key)[0]
+        for told in map(body_of, turn.memory_ids):
+            advice = recommended(told, turn.state_key)[0] if told is not None else ""
             if advice and (fits(advice, turn.action) or normalised(advice) == normalised(turn.action)):
                 return True
     return False
