@@ -132,14 +132,19 @@ class Neighbours:
         return self._fed_back(draft, shingles, besides) or self._near(draft, shingles, vector, besides)
 
     def _fed_back(self, draft: Draft, shingles: frozenset[int], besides: str) -> Match | None:
-        """Recalled texts that came back as input: known texts, whole, make up the draft."""
+        """Recalled texts that came back as input: known texts, whole, make up the draft.
+
+        What code has made of a record, or a person said, repeats nothing by holding the words of another claim; what
+        a model, a policy or a tool says does.
+        """
         scope, claim = scope_of(draft), claim_of(draft.body)
+        echo = draft.source.writer not in ("environment", "human")
         found = {
             id: row
             for anchor in shingles & self._by_anchor.keys()
             for id in self._by_anchor[anchor]
             if id != besides
-            and ((row := self._rows[id]).claim == claim or row.scope != scope)
+            and ((row := self._rows[id]).claim == claim or row.scope != scope or echo)
             and row.shingles <= shingles
         }
         if not found:

@@ -205,3 +205,13 @@ def test_an_episode_that_was_shown_a_quarantined_memory_is_not_replayed(make_epi
     assert admit_episode(shown, quarantined={"other"}).status == "active"
     verdict = admit_episode(shown, quarantined={"bad"})
     assert verdict == Verdict("quarantine", ("it was shown memories that are in quarantine: bad",))
+
+
+@pytest.mark.parametrize(
+    ("writer", "status"),
+    [("model", "rejected"), ("policy", "rejected"), ("tool", "rejected"), ("environment", "active")],
+)
+def test_what_was_recalled_and_comes_back_in_other_clothes_adds_nothing(writer: str, status: str) -> None:
+    body = InsightBody(condition="always", advice="as I have read", action="take mug 1")
+    echo = draft_of(f"I remember: {ADVICE}", body=body, source=Source.model_validate({"writer": writer, "name": "n"}))
+    assert admit(echo, knowing(draft_of())).status == status
