@@ -83,7 +83,9 @@ class Sokoban(Puzzle):
         if goal is not None:
             cells = {cell_at(self.size, words.strip()) for words in goal.split(";")}
             if None in cells or len(cells) != self.num_boxes:
-                raise ConfigError(f"goal must be {self.num_boxes} cells, as in 'row 1 col 2; row 4 col 3', got {goal!r}")
+                raise ConfigError(
+                    f"goal must be {self.num_boxes} cells, as in 'row 1 col 2; row 4 col 3', got {goal!r}"
+                )
             self.targets = sum(1 << cell for cell in cells if cell is not None)
         self.instructions = (
             "Push every box onto a target. Walk into a box to push it; you cannot pull, nor push it into a "
@@ -125,7 +127,9 @@ class Sokoban(Puzzle):
         if self.targets is None:
             return room
         if self.targets & room.walls or self.targets == room.boxes:
-            raise ConfigError("the goal is in a wall of this level, or where its boxes stand at the start; give another")
+            raise ConfigError(
+                "the goal is in a wall of this level, or where its boxes stand at the start; give another"
+            )
         room = room._replace(targets=self.targets)
         check_split("Sokoban", repr(room), split)
         return room

@@ -33,7 +33,17 @@ if TYPE_CHECKING:
     from agentkit.training.credit import Product as Product
     from agentkit.training.credit import Recalled as Recalled
     from agentkit.training.credit import Uniform as Uniform
+    from agentkit.training.export import export_episodes as export_episodes
+    from agentkit.training.pairs import preference_pairs as preference_pairs
+    from agentkit.training.preferences import DPO as DPO
+    from agentkit.training.preferences import KTO as KTO
+    from agentkit.training.preferences import PreferenceConfig as PreferenceConfig
+    from agentkit.training.preferences import learn_preferences as learn_preferences
     from agentkit.training.replay import ReplayBuffer as ReplayBuffer
+    from agentkit.training.selection import Best as Best
+    from agentkit.training.selection import Successes as Successes
+    from agentkit.training.selection import Top as Top
+    from agentkit.training.selection import corrected_turns as corrected_turns
     from agentkit.training.sft import SftConfig as SftConfig
     from agentkit.training.sft import fine_tune as fine_tune
     from agentkit.training.trainer import Trainer as Trainer
@@ -43,18 +53,22 @@ _HOMES = {
     "ActFocus": "agentkit.training.credit",
     "Amplify": "agentkit.training.advantages",
     "ArCHer": "agentkit.training.advantages",
+    "Best": "agentkit.training.selection",
     "CANON": "agentkit.training.advantages",
     "D3S": "agentkit.training.credit",
+    "DPO": "agentkit.training.preferences",
     "DrGRPO": "agentkit.training.advantages",
     "Forks": "agentkit.training.credit",
     "GAE": "agentkit.training.advantages",
     "GRPO": "agentkit.training.advantages",
     "GiGPO": "agentkit.training.advantages",
     "ImitationConfig": "agentkit.training.config",
+    "KTO": "agentkit.training.preferences",
     "MCGRPO": "agentkit.training.advantages",
     "Novelty": "agentkit.training.advantages",
     "Outcomes": "agentkit.training.advantages",
     "Pivot": "agentkit.training.credit",
+    "PreferenceConfig": "agentkit.training.preferences",
     "Product": "agentkit.training.credit",
     "RLOO": "agentkit.training.advantages",
     "Recalled": "agentkit.training.credit",
@@ -62,12 +76,18 @@ _HOMES = {
     "ReplayBuffer": "agentkit.training.replay",
     "SftConfig": "agentkit.training.sft",
     "Spread": "agentkit.training.advantages",
+    "Successes": "agentkit.training.selection",
+    "Top": "agentkit.training.selection",
     "TrainConfig": "agentkit.training.config",
     "Trainer": "agentkit.training.trainer",
     "TurnReturns": "agentkit.training.advantages",
     "UIS1": "agentkit.training.advantages",
     "Uniform": "agentkit.training.credit",
+    "corrected_turns": "agentkit.training.selection",
+    "export_episodes": "agentkit.training.export",
     "fine_tune": "agentkit.training.sft",
+    "learn_preferences": "agentkit.training.preferences",
+    "preference_pairs": "agentkit.training.pairs",
 }
 
 __all__ = list(_HOMES)

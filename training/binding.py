@@ -16,7 +16,11 @@ from agentkit.training.schedule import Schedule
 
 Config = TypeVar("Config", bound=BaseModel)
 
-READ_ONCE = {"network": "the network is prepared once", "model_time": "it says how a clock is read"}
+READ_ONCE = {
+    "network": "the network is prepared once",
+    "model_time": "it says how a clock is read",
+    "retention.share": "what is retained is chosen once",
+}
 """Settings that no schedule can change while a run goes on, and why."""
 
 
@@ -29,7 +33,8 @@ def scheduled(config: Config, factors: Mapping[str, float]) -> Config:
     """
     for name, factor in factors.items():
         parts = name.split(".")
-        config = _with(config, parts, factor * reduce(_part, parts, config))
+        value: float = reduce(_part, parts, config)  # type: ignore[assignment]
+        config = _with(config, parts, factor * value)
     return config
 
 
@@ -41,9 +46,10 @@ def check_schedules(config: BaseModel, schedules: Mapping[str, Schedule]) -> Non
     """
     for name, schedule in schedules.items():
         *path, last = name.split(".")
-        if path[:1] and path[0] in READ_ONCE:
-            raise ValueError(f"schedules.{name}: {READ_ONCE[path[0]]}; no schedule can change it")
-        owner = config
+        for prefix, why in READ_ONCE.items():
+            if f"{name}.".startswith(f"{prefix}."):
+                raise ValueError(f"schedules.{name}: {why}; no schedule can change it")
+        owner: Any = config
         for part in path:
             owner = _known(owner, part, name)
         value = _known(owner, last, name)
@@ -61,7 +67,8 @@ def _check_value(owner: BaseModel, field: str, value: float, name: str, is_root:
     """Ranges are intervals, so that their ends are enough; what two fields say together is asked of the owner."""
     info = type(owner).model_fields[field]
     try:
-        TypeAdapter(Annotated[info.annotation, *info.metadata]).validate_python(value)
+        annotated: Any = Annotated[info.annotation, *info.metadata]
+        TypeAdapter(annotated).validate_python(value)
         if not is_root:
             kept = owner.model_dump(exclude_unset=True) | {field: value}
             type(owner).model_validate(kept)

@@ -36,32 +36,34 @@ class Clocks:
     """Seconds of training, those before a resume included."""
     model: float = 0.0
     """Σ‖Δθ‖ over the steps, where it is measured."""
-    day: float = 0.0
-    """Σ‖Δθ‖ over the opening steps."""
+    opening: float = 0.0
+    """Σ‖Δθ‖ over the opening steps: a day."""
     mean: float = 0.0
     """Running mean of ‖Δθ‖ since the opening."""
 
-    def tick(self, tokens: int, moved: float = 0.0) -> None:
-        """One optimizer step is done: it learnt from so many tokens and moved the weights so far."""
+    def tick(self, tokens: int = 0, moved: float = 0.0, seconds: float = 0.0) -> None:
+        """One optimizer step is done: it learnt from so many tokens, moved the weights so far and took so long."""
         self.steps += 1
+        self.seconds += seconds
         self.tokens += tokens
         self.model += moved
         if self.steps <= self.settings.opening:
-            self.day += moved
-            self.mean = self.day / self.steps
+            self.opening += moved
+            self.mean = self.opening / self.steps
         else:
             self.mean += self.settings.smoothing * (moved - self.mean)
 
     @property
     def intensity(self) -> float:
         """Running mean of ‖Δθ‖ over that of the opening, r of FOREVER; 1 until the opening is over."""
-        if self.steps <= self.settings.opening or self.day == 0:
+        if self.steps <= self.settings.opening or self.opening == 0:
             return 1.0
-        return self.mean * self.settings.opening / self.day
+        return self.mean * self.settings.opening / self.opening
 
+    @property
     def days(self) -> float:
         """Model time in days of the opening's length; 0 until that length is known."""
-        return self.model / self.day if self.steps >= self.settings.opening and self.day > 0 else 0.0
+        return self.model / self.opening if self.steps >= self.settings.opening and self.opening > 0 else 0.0
 
     def read(self, schedule: Schedule) -> float:
         """What the schedule's clock shows for the step at hand."""

@@ -5,12 +5,19 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from agentkit.training.advantages import GRPO, Advantage, Modifier
+from agentkit.training.binding import check_schedules
+from agentkit.training.clocks import ModelTime
 from agentkit.training.credit import ActFocus, Credit
+from agentkit.training.filters import AnyFilter
 from agentkit.training.losses import KL, Bonus, Clip, Entropy, Loss, Reduction
 from agentkit.training.mismatch import Mismatch
 from agentkit.training.network import Network
+from agentkit.training.plans import Plan
+from agentkit.training.replay.retention import Retention
 from agentkit.training.replay.settings import ImitationConfig as ImitationConfig
+from agentkit.training.schedule import AnySchedule, Intensity
 from agentkit.training.settings import Settings
+from agentkit.training.tasks import InOrder, TaskSampler
 
 
 class TrainConfig(Settings):
@@ -23,15 +30,21 @@ class TrainConfig(Settings):
     group_size: int = Field(default=16, ge=2)
     """Attempts at each task (G)."""
     task_pool: int | None = Field(default=None, ge=1)
-    """Number of different training tasks, gone through in order; None never repeats one."""
+    """Number of different training tasks; None never repeats one."""
+    tasks: TaskSampler = Field(default_factory=InOrder)
+    """Which tasks an iteration plays."""
+    filter: AnyFilter | None = None
+    """Which groups are learnt from; None for all. Those without variance never have a gradient."""
     minibatches: int = Field(default=1, ge=1)
     """Optimizer steps an iteration's rows are split into."""
     epochs: int = Field(default=1, ge=1)
     """Passes over an iteration's rows."""
     learning_rate: float = Field(default=1e-6, gt=0, le=1)
-    """Peak learning rate of AdamW (β 0.9, 0.999)."""
-    warmup_steps: int = Field(default=0, ge=0)
-    """Optimizer steps of linear warm-up."""
+    """Learning rate of AdamW (β 0.9, 0.999); `schedules` warms it up and lets it fall."""
+    schedules: dict[str, AnySchedule] = Field(default_factory=dict)
+    """What numbers are multiplied by as the run goes on, by their names: `learning_rate`, `imitation.weight`."""
+    model_time: ModelTime = Field(default_factory=ModelTime)
+    """How the clock `model` is read."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay of AdamW."""
     max_grad_norm: float = Field(default=1.0, gt=0)
@@ -68,6 +81,17 @@ class TrainConfig(Settings):
     mismatch: Mismatch | None = None
     """Correction for a sampler that is not quite the policy; None takes the recorded log-probabilities for its own."""
     imitation: ImitationConfig = Field(default_factory=ImitationConfig)
+    """Replay of the run's own episodes."""
+    plan: Plan | None = None
+    """Which attempts are played and what is made of them; None plays `group_size` a task and leaves them alone."""
+    retention: Retention | None = None
+    """Replay of an earlier run's successes, so that they are not forgotten."""
+
+    @property
+    def needs_model_time(self) -> bool:
+        """Whether anything asks how far the weights move, which costs a copy of those that learn at each step."""
+        found = self.schedules.values()
+        return self.retention is not None or any(isinstance(s, Intensity) or s.clock == "model" for s in found)
 
     @property
     def needs_reference(self) -> bool:
@@ -112,10 +136,23 @@ class TrainConfig(Settings):
             )
         if self.reward_range is not None and self.reward_range[0] > self.reward_range[1]:
             raise ValueError(f"reward_range = {self.reward_range}: the least reward exceeds the greatest")
-        steps = self.minibatches * self.epochs
-        if self.imitation.weight > 0 and steps > self.imitation.max_staleness:
+        steps, stale = self.minibatches * self.epochs, self.imitation.max_staleness
+        if self.imitation.weight > 0 and stale is not None and steps > stale:
             raise ValueError(
                 f"minibatches × epochs = {steps} optimizer steps an iteration exceed imitation.max_staleness = "
                 f"{self.imitation.max_staleness}: every episode would be too old before it could be replayed"
             )
+        self._check_tasks()
+        if "model_time" in self.changed and not self.needs_model_time:
+            raise ValueError("model_time is set, but nothing reads it: neither a schedule nor retention")
+        check_schedules(self, self.schedules)
         return self
+
+    def _check_tasks(self) -> None:
+        if self.task_pool is None and self.tasks.needs_pool:
+            raise ValueError(f"tasks = {self.tasks.name!r} and task_pool = None: it chooses from a pool; set task_pool")
+        if self.imitation.weight > 0 and self.imitation.judged_by == "split" and self.task_pool is None:
+            raise ValueError(
+                "imitation.baseline = 'split' and task_pool = None: it replays earlier attempts at the tasks at hand, "
+                "none of which would ever come again; set task_pool"
+            )

@@ -57,7 +57,7 @@ class Manifest(BaseModel):
     files: dict[str, File]
 
 
-def export(
+def export_episodes(
     log: EpisodeLog,
     path: str | os.PathLike[str],
     *,
@@ -94,6 +94,8 @@ def export(
     if chosen.columns is not None:
         require("pyarrow")
     asked: dict[str, Any] = {"env_id": env_id, "split": split, "success": success}
+    if not log.count(**asked):
+        raise ConfigError(f"{log.location} has no such episode; select less narrowly, or record some")
     num_episodes = num_failed = 0
 
     def episodes() -> Iterator[Episode]:
@@ -110,8 +112,6 @@ def export(
             partial = Path(beside) / target.name
             partial.mkdir()
             counts = _write(partial, chosen.rows(episodes(), log), chosen.columns)
-            if not num_episodes:
-                raise ConfigError(f"{log.location} has no episode to export; select less narrowly, or record some")
             if not counts:
                 raise ConfigError(f"the {num_episodes} episodes selected of {log.location} {chosen.lacking}")
             manifest = Manifest(
@@ -128,7 +128,9 @@ def export(
     except OSError as error:
         if isinstance(error, RecordError):
             raise
-        raise RecordError(f"cannot export to {target}: {error.strerror or error}; give a path with space") from error
+        raise RecordError(
+            f"cannot export to {target}: {error.strerror or error}; make room, or give another path"
+        ) from error
     return manifest
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from agentkit.errors import ConfigError
 from agentkit.memory.log import EpisodeLog
 from agentkit.memory.records import Episode, Turn
-from agentkit.training.preferences import labelled_turns, preference_pairs
+from agentkit.training.pairs import labelled_turns, preference_pairs
 from agentkit.training.rows import build_rows
 
 Rows = Iterator[tuple[str, Any]]
@@ -77,8 +77,8 @@ def prompt_completion_rows(episodes: Iterable[Episode], log: EpisodeLog) -> Rows
     """A turn a row: TRL's conversational prompt and completion."""
     for episode in episodes:
         for number, turn in enumerate(episode.turns):
-            row = {"prompt": _chat(turn, episode), "completion": _answer(turn), "valid": turn.valid}
-            yield episode.task.split, row | {"episode_id": episode.id, "turn": number}
+            row: dict[str, Any] = {"prompt": _chat(turn, episode), "completion": _answer(turn)}
+            yield episode.task.split, row | {"valid": turn.valid, "episode_id": episode.id, "turn": number}
 
 
 def preference_rows(episodes: Iterable[Episode], log: EpisodeLog) -> Rows:
@@ -92,18 +92,18 @@ def preference_rows(episodes: Iterable[Episode], log: EpisodeLog) -> Rows:
             continue
         attempts = [attempt for id, _ in members if (attempt := log.get(id)) is not None]
         for pair in preference_pairs(attempts):
-            row = {"prompt": _chat(pair.chosen, pair.better)}
-            row |= {"chosen": _answer(pair.chosen), "rejected": _answer(pair.rejected)}
-            row |= {"chosen_id": pair.better.id, "rejected_id": pair.worse.id, "turn": pair.turn}
-            yield pair.better.task.split, row
+            row: dict[str, Any] = {"prompt": _chat(pair.chosen, pair.better), "chosen": _answer(pair.chosen)}
+            row |= {"rejected": _answer(pair.rejected)}
+            about = {"chosen_id": pair.better.id, "rejected_id": pair.worse.id, "turn": pair.turn}
+            yield pair.better.task.split, row | about
 
 
 def unpaired_rows(episodes: Iterable[Episode], log: EpisodeLog) -> Rows:
     """A turn of `labelled_turns` a row: TRL's prompt, completion and label."""
     for episode in episodes:
         for turn, good in labelled_turns([episode]):
-            row = {"prompt": _chat(turn, episode), "completion": _answer(turn), "label": good}
-            yield episode.task.split, row | {"episode_id": episode.id}
+            row: dict[str, Any] = {"prompt": _chat(turn, episode), "completion": _answer(turn)}
+            yield episode.task.split, row | {"label": good, "episode_id": episode.id}
 
 
 def verl_rows(episodes: Iterable[Episode], log: EpisodeLog) -> Rows:
@@ -131,6 +131,25 @@ def verl_rows(episodes: Iterable[Episode], log: EpisodeLog) -> Rows:
                 "extra_info": extra | {"params": json.dumps(task.params, sort_keys=True), "goal": task.goal},
             },
         )
+
+
+def round_trip(tokenizer: Any, episodes: Iterable[Episode]) -> tuple[int, int]:
+    """(turns whose recorded ids come back from their text, turns with ids): what the text formats keep of the tokens.
+
+    Whoever reads text applies the chat template and tokenises anew. A sampled answer may be split into other tokens
+    than the tokenizer would choose, and a template may add to a prompt or cut from it.
+    """
+    same = total = 0
+    for episode in episodes:
+        for turn in episode.turns:
+            if turn.prompt_ids and turn.response_ids:
+                chat = _chat(turn, episode)
+                prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+                whole = tokenizer.apply_chat_template([*chat, *_answer(turn)], return_dict=False)
+                ids = (*turn.prompt_ids, *turn.response_ids)
+                total += 1
+                same += tuple(prompt) == turn.prompt_ids and tuple(whole[: len(ids)]) == ids
+    return same, total
 
 
 def _chat(turn: Turn, episode: Episode) -> list[dict[str, str]]:

@@ -16,6 +16,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from agentkit.errors import ConfigError, PolicyFault
+from agentkit.training.advantages.values import ValueHead
 from agentkit.training.rows import Row
 
 CHUNK_LOGITS = 1 << 24
@@ -37,10 +38,13 @@ class TokenStats:
     """Entropy in nats of the distribution the token was drawn from."""
     energy_N: torch.Tensor
     """−logsumexp of the raw logits (ActFocus eq. 4): low where the model is confident."""
+    value_N: torch.Tensor | None = None
+    """What a value head says of what stands before the token; None without one."""
 
     def of(self, places: torch.Tensor) -> TokenStats:
         """Those of some of the tokens."""
-        return TokenStats(self.logp_N[places], self.entropy_N[places], self.energy_N[places])
+        value_N = None if self.value_N is None else self.value_N[places]
+        return TokenStats(self.logp_N[places], self.entropy_N[places], self.energy_N[places], value_N)
 
 
 def micro_batches(rows: Sequence[Row], max_tokens: int) -> list[list[int]]:
@@ -66,7 +70,9 @@ def micro_batches(rows: Sequence[Row], max_tokens: int) -> list[list[int]]:
     return batches[::-1]
 
 
-def forward(model: Any, rows: Sequence[Row], temperature: float = 1.0, nucleus: float = 1.0) -> TokenStats:
+def forward(
+    model: Any, rows: Sequence[Row], temperature: float = 1.0, nucleus: float = 1.0, values: ValueHead | None = None
+) -> TokenStats:
     """`TokenStats` of the sampled tokens of `rows`, differentiable if gradients are on.
 
     Args:
@@ -74,6 +80,7 @@ def forward(model: Any, rows: Sequence[Row], temperature: float = 1.0, nucleus: 
         rows: B rows; a first token cannot be a sampled one.
         temperature: The sampling temperature: log-probability and entropy are of logits / temperature.
         nucleus: Entropies are of the likeliest tokens that together have this probability, renormalised.
+        values: Reads values off the hidden states.
     """
     assert not any(row.sampled[0] for row in rows), "a first token cannot be sampled: nothing predicts it"
     ids_BL = torch.zeros(len(rows), max(len(row) for row in rows), dtype=torch.long)
@@ -106,7 +113,7 @@ def forward(model: Any, rows: Sequence[Row], temperature: float = 1.0, nucleus: 
         else:
             pieces.append(chunk(*args))
     logp_N, entropy_N, energy_N = (torch.cat(parts) for parts in zip(*pieces, strict=True))
-    return TokenStats(logp_N, entropy_N, energy_N)
+    return TokenStats(logp_N, entropy_N, energy_N, None if values is None else values(hidden_NH))
 
 
 def _nucleus_entropy(logp_CV: torch.Tensor, mass: float) -> torch.Tensor:
@@ -119,17 +126,23 @@ def _nucleus_entropy(logp_CV: torch.Tensor, mass: float) -> torch.Tensor:
 
 @torch.no_grad()
 def measure(
-    model: Any, rows: Sequence[Row], max_tokens: int, temperature: float = 1.0, nucleus: float = 1.0
+    model: Any,
+    rows: Sequence[Row],
+    max_tokens: int,
+    temperature: float = 1.0,
+    nucleus: float = 1.0,
+    values: ValueHead | None = None,
 ) -> TokenStats:
     """`forward` over any number of rows without gradients, in micro-batches; results in the order of the rows."""
     counts = [row.num_sampled for row in rows]
     starts = np.concatenate([[0], np.cumsum(counts)])
-    out = torch.zeros(3, int(starts[-1]))
+    out = torch.zeros(4, int(starts[-1]))
     for indices in micro_batches(rows, max_tokens):
-        stats = forward(model, [rows[i] for i in indices], temperature, nucleus)
+        stats = forward(model, [rows[i] for i in indices], temperature, nucleus, values)
         place = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in indices])
-        out[:, place] = torch.stack([stats.logp_N, stats.entropy_N, stats.energy_N]).cpu()
-    return TokenStats(out[0], out[1], out[2])
+        value_N = torch.zeros_like(stats.logp_N) if stats.value_N is None else stats.value_N
+        out[:, place] = torch.stack([stats.logp_N, stats.entropy_N, stats.energy_N, value_N]).cpu()
+    return TokenStats(out[0], out[1], out[2], None if values is None else out[3])
 
 
 @torch.no_grad()

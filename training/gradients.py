@@ -10,11 +10,14 @@ import torch
 
 from agentkit.errors import PolicyFault
 from agentkit.memory.records import Role
+from agentkit.training.advantages import GAE
+from agentkit.training.advantages.values import ValueHead, value_loss
 from agentkit.training.config import TrainConfig
 from agentkit.training.forward import TokenStats, forward, measure, micro_batches
 from agentkit.training.losses import (
     EntropyHistory,
     EntropyStep,
+    ImitationLoss,
     Now,
     PolicyLoss,
     effective_sample_size,
@@ -34,8 +37,11 @@ def policy_gradient(
     temperature: float,
     history: EntropyHistory | None = None,
     iteration: int = 0,
+    values: ValueHead | None = None,
 ) -> dict[str, float]:
     """Backward of the policy loss, reduced as the settings say, of the entropy term and of the KL; returns metrics.
+
+    With a value head, its loss is added too, a mean over the tokens.
 
     Args:
         model: Its gradients are added to.
@@ -45,6 +51,7 @@ def policy_gradient(
         temperature: The sampling temperature.
         history: Entropies seen so far; this step's are added.
         iteration: Iterations done, for the entropy term's schedule.
+        values: The value head, where advantages come from one; its gradients are added to.
 
     Raises:
         PolicyFault: A log-probability or a loss is not finite.
@@ -78,7 +85,7 @@ def policy_gradient(
     gain = config.entropy.fitted(EntropyStep(turn_N, sequence_N, entropies, history, progress))
     sums = {"loss/policy": 0.0, "entropy": 0.0, "kl": 0.0}
     clipped_N, entropy_N = torch.zeros(num_tokens), torch.zeros(num_tokens)
-    for at, stats in _passes(model, stream, chosen, config, temperature, nucleus):
+    for at, stats in _passes(model, stream, chosen, config, temperature, nucleus, values):
         device, inside = stats.logp_N.device, place[at]
         here = now.at(inside, stats.logp_N)
         surrogate = (scale_N[inside].to(device) * policy.tokens(here)).sum()
@@ -87,6 +94,10 @@ def policy_gradient(
             kl = kl_loss(stats.logp_N, here.reference_logp_N, config.kl)
             loss = loss + config.kl_coef * kl / num_tokens
             sums["kl"] += float(kl.detach()) / num_tokens
+        if stats.value_N is not None:
+            error = _value_loss(stats.value_N, stream, at, config) / num_tokens
+            loss = loss + error
+            sums["loss/value"] = sums.get("loss/value", 0.0) + float(error.detach())
         _check(loss.detach(), "loss", stream, at)
         loss.backward()
         sums["loss/policy"] += float(surrogate.detach())
@@ -110,6 +121,7 @@ def imitation_gradient(
     config: TrainConfig,
     temperature: float,
     rng: np.random.Generator | None = None,
+    loss_of: ImitationLoss | None = None,
 ) -> dict[str, float]:
     """Backward of `factor` times the loss of replayed tokens over the stream's own Σw; returns metrics.
 
@@ -120,11 +132,12 @@ def imitation_gradient(
         config: The numbers.
         temperature: The sampling temperature.
         rng: For losses that choose among tokens at random.
+        loss_of: The loss of replayed tokens; None for that of `config.imitation`.
 
     Raises:
         PolicyFault: A log-probability or a loss is not finite.
     """
-    imitation, rows = config.imitation.loss, range(len(stream.rows))
+    imitation, rows = loss_of or config.imitation.loss, range(len(stream.rows))
     total_weight, num_tokens = stream.weight_N.sum().clamp(min=1e-8), len(stream.role_N)
     sequence_N = torch.unique(stream.episode_N, return_inverse=True)[1]
     everything = Now(stream.behaviour_logp_N, stream.behaviour_logp_N, stream.advantage_N, sequence_N)
@@ -150,13 +163,30 @@ def imitation_gradient(
     } | found
 
 
+def _value_loss(value_N: torch.Tensor, stream: Stream, at: torch.Tensor, config: TrainConfig) -> torch.Tensor:
+    """The sum over a micro-batch's tokens, times its factor."""
+    assert isinstance(config.advantage, GAE)
+    assert stream.policy is not None
+    assert stream.policy.value_N is not None
+    assert stream.target_N is not None
+    old_N, target_N = stream.policy.value_N[at].to(value_N.device), stream.target_N[at].to(value_N.device)
+    return config.advantage.value_coef * value_loss(value_N, old_N, target_N, config.advantage.value_clip).sum()
+
+
 def _passes(
-    model: Any, stream: Stream, chosen: Sequence[int], config: TrainConfig, temperature: float, nucleus: float = 1.0
+    model: Any,
+    stream: Stream,
+    chosen: Sequence[int],
+    config: TrainConfig,
+    temperature: float,
+    nucleus: float = 1.0,
+    values: ValueHead | None = None,
 ) -> Iterator[tuple[torch.Tensor, TokenStats]]:
     """(places in the stream, what the network says there) of one micro-batch after the other."""
     for indices in micro_batches([stream.rows[i] for i in chosen], config.micro_batch_tokens):
         picked = [chosen[i] for i in indices]
-        at, stats = stream.places(picked), forward(model, [stream.rows[i] for i in picked], temperature, nucleus)
+        at = stream.places(picked)
+        stats = forward(model, [stream.rows[i] for i in picked], temperature, nucleus, values)
         _check(stats.logp_N.detach(), "log-probability", stream, at)
         yield at, stats
 

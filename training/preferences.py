@@ -1,4 +1,4 @@
-"""Preferences: what attempts that succeeded said where attempts that failed said something else, for DPO and KTO.
+"""Preferences: learn to say what attempts that succeeded said, and not what failures said, by TRL's DPO or KTO.
 
 The losses are TRL's; the tokens are ours, as they were sampled. TRL tokenises whatever it is given, so the two steps
 of its trainers that would do so, or hold a second model as reference, are replaced: a dataset with ids and with the
@@ -10,10 +10,9 @@ from __future__ import annotations
 import copy
 import random
 import tempfile
-from collections import defaultdict
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -21,91 +20,15 @@ import torch
 from pydantic import Field, model_validator
 
 from agentkit.errors import ConfigError, PolicyFault, require
-from agentkit.memory.records import Episode, Turn
+from agentkit.memory.records import Episode
 from agentkit.policies.local import LocalPolicy
 from agentkit.seeding import derive_seed
 from agentkit.training.forward import check_model, measure
 from agentkit.training.network import Network
+from agentkit.training.pairs import labelled_turns, preference_pairs
 from agentkit.training.rows import Row
 from agentkit.training.settings import Settings
-from agentkit.training.sft import written_tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Two attempts at a task that were the same up to a turn and answered it differently."""
-
-    better: Episode
-    """It succeeded."""
-    worse: Episode
-    """It failed."""
-    turn: int
-    """Number of the first turn in which they differ."""
-
-    @property
-    def chosen(self) -> Turn:
-        """What the success answered."""
-        return self.better.turns[self.turn]
-
-    @property
-    def rejected(self) -> Turn:
-        """What the failure answered."""
-        return self.worse.turns[self.turn]
-
-
-def preference_pairs(episodes: Iterable[Episode], per_group: int | None = None) -> list[Pair]:
-    """The pairs of all groups: each success with each failure, at their first difference.
-
-    Attempts form a pair if they are of one task and group, and their prompts are the same, id for id, until their
-    answers differ; where the world answered differently first, there is nothing to compare. Equal comparisons are made
-    once a group. A success's malformed turn is not preferred to anything.
-
-    Args:
-        episodes: Attempts; those with an `error` are left out.
-        per_group: Most pairs of a group, taken so that attempts are used evenly; None for all.
-    """
-    groups: dict[tuple[str, str], list[Episode]] = defaultdict(list)
-    for episode in episodes:
-        if episode.error is None:
-            groups[episode.task.key, episode.group_id].append(episode)
-    pairs = []
-    for attempts in groups.values():
-        won = [episode for episode in attempts if episode.success]
-        lost = [episode for episode in attempts if not episode.success]
-        known: dict[Any, Pair] = {}
-        for shift, place in np.ndindex(len(lost), len(won)):
-            better, worse = won[place], lost[(place + shift) % len(lost)]
-            turn = _difference(better, worse)
-            if turn is not None and better.turns[turn].valid:
-                pair = Pair(better, worse, turn)
-                known.setdefault((_prompt(pair.chosen), pair.chosen.response, pair.rejected.response), pair)
-        pairs += list(known.values())[:per_group]
-    return pairs
-
-
-def labelled_turns(episodes: Iterable[Episode]) -> list[tuple[Turn, bool]]:
-    """Every turn with whether its attempt succeeded; a success's malformed turns are left out."""
-    return [
-        (turn, episode.success)
-        for episode in episodes
-        if episode.error is None
-        for turn in episode.turns
-        if turn.valid or not episode.success
-    ]
-
-
-def _prompt(turn: Turn) -> Any:
-    return turn.prompt_ids or turn.messages
-
-
-def _difference(one: Episode, other: Episode) -> int | None:
-    """The first turn whose prompts are the same and whose answers are not."""
-    for number, (mine, theirs) in enumerate(zip(one.turns, other.turns, strict=False)):
-        if not _prompt(mine) or _prompt(mine) != _prompt(theirs):
-            return None
-        if mine.response != theirs.response:
-            return number
-    return None
+from agentkit.training.sft import check_vocabulary, written_tokens
 
 
 class DPO(Settings):
@@ -260,8 +183,9 @@ def _examples(
             group = examples[start : start + config.examples_per_pass]
             for place, example in enumerate(group):
                 example["KL_completion_ids"] = group[place - 1]["completion_ids"]
-    for name, ids in answers.items():
-        rows = [_row(example["prompt_ids"], example[ids]) for example in examples]
+    for name, answer in answers.items():
+        rows = [_row(example["prompt_ids"], example[answer]) for example in examples]
+        check_vocabulary(policy, rows)
         with config.network.computing(policy.model):
             logp_N = measure(policy.model, rows, config.micro_batch_tokens).logp_N
         sums = [part.sum().item() for part in logp_N.split([row.num_sampled for row in rows])]
@@ -301,14 +225,14 @@ def _make_trainer(
         def _precompute_ref_logps(self, dataset: Any, *_: Any) -> Any:
             return dataset
 
-    class Told(TrainerCallback):  # type: ignore[misc]
+    class Told(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if "loss" in logs:
                 told(state.global_step - 1, {name: float(value) for name, value in logs.items()})
 
-    trainer = Recorded(
-        policy.model,
-        args=settings(
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of a name of transformers' that TRL's own defaults use
+        arguments = settings(
             folder,
             max_steps=config.steps,
             per_device_train_batch_size=config.examples_per_pass,
@@ -329,7 +253,10 @@ def _make_trainer(
             report_to="none",
             disable_tqdm=True,
             **method.model_dump(exclude={"name", "per_group"}),
-        ),
+        )
+    trainer = Recorded(
+        policy.model,
+        args=arguments,
         train_dataset=dataset,
         processing_class=copy.deepcopy(policy.tokenizer),  # TRL gives it a padding token
         callbacks=[Told()],

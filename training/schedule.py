@@ -189,7 +189,7 @@ class Infinite(Schedule):
     def _consistent(self) -> Infinite:
         if (self.flat is None) != (self.decay is None):
             raise ValueError(f"flat = {self.flat} and decay = {self.decay}: a last decay needs both; set both or none")
-        if self.flat is None and "end" in self.model_fields_set:
+        if self.flat is None and "end" in self.changed:
             raise ValueError(f"end = {self.end:g} and flat = None: the plateau has no end; set flat and decay")
         if self.end > self.plateau:
             raise ValueError(f"end = {self.end:g} is above plateau = {self.plateau:g}: that would be no decay")
@@ -273,7 +273,7 @@ class Intensity(Schedule):
     def _consistent(self) -> Intensity:
         if not self.low < self.high:
             raise ValueError(f"low = {self.low:g} must be below high = {self.high:g}")
-        if {"clock", "warmup", "warmup_from"} & self.model_fields_set:
+        if {"clock", "warmup", "warmup_from"} & self.changed:
             raise ValueError("intensity follows the size of the updates, not a clock; leave out clock and warmup")
         return self
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -13,6 +13,9 @@ from pydantic import Field
 from agentkit.errors import ConfigError
 from agentkit.memory.records import Episode
 from agentkit.training.settings import Settings
+
+SPLICED = "+agent-r"
+"""End of the policy's name in episodes that `AgentR` made."""
 
 
 class Given(Settings):
@@ -108,22 +111,45 @@ def advantage_weights(episodes: Sequence[Episode], beta: float, most: float) -> 
 
 
 def corrected_turns(episodes: Iterable[Episode]) -> dict[str, frozenset[int]]:
-    """Turns that a later attempt did better, by episode id: what `fine_tune` takes as `judged`.
+    """Turns that another attempt did better, by episode id: what `fine_tune` takes as `judged`.
 
-    Where a success branched from a failure, the failure's turns from the branch on were wrong: what came before is
-    worth imitating, what came after is what Agent-R cuts off and STeP gives no weight.
+    * Where a success branched from a failure, the failure was wrong from there on. What came before is worth imitating.
+    * A path that `AgentR` spliced was wrong from its first error until the splice, the error being the first turn in
+      whose state a success of its group acted otherwise. It is shown, with the way out of it, and not imitated (STeP).
+
+    Both need the other attempts among `episodes`.
     """
     episodes = list(episodes)
     lengths = {episode.id: len(episode.turns) for episode in episodes if not episode.success}
     first: dict[str, int] = {}
+    wrong: dict[str, frozenset[int]] = {}
     for episode in episodes:
         parent, turn = episode.parent_id, episode.parent_turn
-        if episode.success and parent in lengths and parent is not None and turn is not None:
+        if not episode.success or parent is None or turn is None:
+            continue
+        if episode.policy.endswith(SPLICED):
+            error = _first_error(episode, turn, episodes)
+            if error is not None:
+                wrong[episode.id] = frozenset(range(error, turn))
+        elif parent in lengths:
             first[parent] = max(turn, first.get(parent, 0))  # the latest branch that still led to success
-    return {id: frozenset(range(turn, lengths[id])) for id, turn in first.items()}
+    return wrong | {id: frozenset(range(turn, lengths[id])) for id, turn in first.items()}
 
 
-def check_judged(episodes: Iterable[Episode], judged: dict[str, Collection[int]]) -> None:
+def _first_error(path: Episode, cut: int, episodes: Sequence[Episode]) -> int | None:
+    """The first turn before the cut in whose state a success of the group, when last there, acted otherwise."""
+    ways = [
+        {turn.state_key: turn.action for turn in other.turns if turn.state_key}
+        for other in episodes
+        if other.success and other.group_id == path.group_id and not other.policy.endswith(SPLICED)
+    ]
+    for number, turn in enumerate(path.turns[:cut]):
+        if any(turn.state_key in way and way[turn.state_key] != turn.action for way in ways):
+            return number
+    return None
+
+
+def check_judged(episodes: Iterable[Episode], judged: Mapping[str, Collection[int]]) -> None:
     """Check that every turn judged wrong is there.
 
     Raises:

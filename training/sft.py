@@ -80,6 +80,17 @@ def written_tokens(policy: LocalPolicy) -> Callable[[Turn], Tokens | None]:
     return tokens_of
 
 
+def check_vocabulary(policy: LocalPolicy, rows: Sequence[Row]) -> None:
+    """Check that the model knows every id of the rows; `ConfigError` if not."""
+    highest = max(int(row.ids.max()) for row in rows)
+    vocabulary = policy.model.get_input_embeddings().weight.shape[0]
+    if highest >= vocabulary:
+        raise ConfigError(
+            f"token id {highest} is beyond the model's vocabulary of {vocabulary}: the episodes were "
+            "recorded with another tokenizer"
+        )
+
+
 def fine_tune(
     policy: LocalPolicy,
     episodes: Sequence[Episode],
@@ -110,13 +121,7 @@ def fine_tune(
     config = config or SftConfig()
     check_model(policy.model)
     rows, weights = _weighted_rows(policy, episodes, config, judged or {})
-    highest = max(int(row.ids.max()) for row in rows)
-    vocabulary = policy.model.get_input_embeddings().weight.shape[0]
-    if highest >= vocabulary:
-        raise ConfigError(
-            f"token id {highest} is beyond the model's vocabulary of {vocabulary}: the episodes were "
-            "recorded with another tokenizer"
-        )
+    check_vocabulary(policy, rows)
     config.network.prepare(policy.model)
     learns = list(learning_parameters(policy.model).values())
     optimizer = torch.optim.AdamW(learns, lr=config.learning_rate, weight_decay=config.weight_decay)

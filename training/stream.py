@@ -48,6 +48,8 @@ class Stream:
     """What the policy says of them before it learns; None if nothing asks it."""
     group_N: torch.Tensor | None = None
     """Index of the group of its episode; None if nothing asks."""
+    target_N: torch.Tensor | None = None
+    """What the value before each token should be; None without a value head. The old values are `policy.value_N`."""
     episode_ids: Sequence[str] = ()
     """Ids of the batch's episodes, to name them in errors."""
 

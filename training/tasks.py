@@ -253,7 +253,7 @@ class SEC(Sampler):
                 f"parameter = {self.parameter!r} and values = {self.values}: categories by parameter need its name and "
                 "two values or more; give both or neither"
             )
-        if self.parameter is not None and "bins" in self.model_fields_set:
+        if self.parameter is not None and "bins" in self.changed:
             raise ValueError(f"parameter = {self.parameter!r} and bins = {self.bins}: categories are one or the other")
         return self
 

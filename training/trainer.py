@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import itertools
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -26,10 +27,10 @@ from agentkit.memory.log import EpisodeLog
 from agentkit.memory.records import Episode
 from agentkit.policies.local import LocalPolicy
 from agentkit.policies.policy import Sampling
-from agentkit.rollout import collect
 from agentkit.seeding import derive_seed
 from agentkit.task import Task, make_tasks
 from agentkit.training.advantages import Outcomes, group_indices, within_groups
+from agentkit.training.binding import scheduled
 from agentkit.training.bottleneck import MIN_GROUPS, GroupEnergy, bottleneck, group_energies
 from agentkit.training.checkpoint import (
     discard_checkpoints,
@@ -39,16 +40,21 @@ from agentkit.training.checkpoint import (
     save_checkpoint,
     weights_digest,
 )
+from agentkit.training.clocks import Clocks, distance
 from agentkit.training.config import TrainConfig
+from agentkit.training.filters import group_variances
 from agentkit.training.forward import TokenStats, check_model, measure
 from agentkit.training.gradients import imitation_gradient, policy_gradient
 from agentkit.training.losses import SPEAR, EntropyHistory
 from agentkit.training.metrics import TIMINGS, Metrics
+from agentkit.training.mismatch import Mismatch
 from agentkit.training.network import learning_parameters, without_adapters
-from agentkit.training.replay import Entry, ReplayBuffer
+from agentkit.training.plans import Collected, Ground, RolloutPlan, State
+from agentkit.training.replay import Entry, ReplayBuffer, retained
+from agentkit.training.replay.selection import Priority
 from agentkit.training.rows import Row, build_rows
-from agentkit.training.schedule import warmup
 from agentkit.training.stream import Stream, flatten, per_token
+from agentkit.training.tasks import Beliefs
 
 
 class Trainer:
@@ -93,6 +99,8 @@ class Trainer:
         if self.sampling.temperature == 0:
             raise ConfigError("temperature = 0 gives every attempt of a group the same tokens; raise it to train")
         check_model(policy.model)
+        self._plan = config.plan or RolloutPlan()
+        self._plan.check(config, env_id)
         self.folder = Path(folder)
         self._lock = FolderLock(self.folder)  # a second trainer would mix its files with ours
         self.rng = np.random.default_rng(derive_seed(seed, "trainer"))
@@ -100,7 +108,14 @@ class Trainer:
         self._groups: list[GroupEnergy] = []
         self._entropies = EntropyHistory()
         self._means: list[float] = []
+        self.clocks = Clocks(config.model_time)
+        self._since = time.perf_counter()
+        self.beliefs = Beliefs.about(config.task_pool or 0, config.tasks.num_categories)
+        self._barren = 0  # iterations in a row without anything to learn from
+        self._awake = False  # whether an iteration has gone well enough for replay to begin
+        self._replays = 0  # of what is retained
         self._restored = False
+        self._planned: State = {}
         try:
             self._open(policy, config, reference)
         except BaseException:
@@ -120,9 +135,15 @@ class Trainer:
                 self.reference.requires_grad_(False).eval()
         self.log = EpisodeLog.open(self.folder / "episodes.sqlite")
         self.replay: ReplayBuffer | None = None
+        self.retained: ReplayBuffer | None = None
+        self._anchor: list[torch.Tensor] = []
         if config.imitation.weight > 0:
             self.replay = ReplayBuffer(self.folder / "replay.sqlite", self.log, config.imitation)
         self.learns = list(learning_parameters(policy.model).values())
+        if config.retention is not None:
+            self.retained = retained(config.retention, self.folder, self.seed)
+            if config.retention.anchor > 0:
+                self._anchor = [parameter.detach().clone() for parameter in self.learns]
         self.optimizer = torch.optim.AdamW(self.learns, lr=config.learning_rate, weight_decay=config.weight_decay)
 
     def train(
@@ -151,45 +172,63 @@ class Trainer:
             while self.iteration < self.config.iterations:
                 values = self.iterate(on_episode)
                 metrics.write(self.iteration, values)
-                done = self.iteration == self.config.iterations
+                barren = self._is_barren()
+                done = barren or self.iteration == self.config.iterations
                 if done or self.iteration % self.config.checkpoint_every == 0:
                     self.save()
                 if on_iteration is not None:
                     on_iteration(self.iteration, values)
+                if barren:
+                    break
         finally:
             metrics.close()
 
+    def _is_barren(self) -> bool:
+        """Whether so many iterations had nothing to teach that training ends, as the filter says."""
+        limit = None if self.config.filter is None else self.config.filter.stop_after
+        if limit is None or self._barren < limit:
+            return False
+        found = f"no group had anything to teach in {self._barren} iterations in a row, so training ends early"
+        warnings.warn(f"{found}; play other tasks, or raise filter.stop_after", RuntimeWarning, stacklevel=3)
+        return True
+
     def iterate(self, on_episode: Callable[[Episode], None] | None = None) -> dict[str, float | None]:
         """Collect one batch and learn from it; returns its metrics."""
-        config, begun = self.config, time.perf_counter()
-        episodes = collect(
-            self.policy,
-            self._next_tasks(),
-            agent=self.agent,
-            group_size=config.group_size,
-            sampling=self.sampling,
-            limits=self.limits,
-            recall=self.recall,
-            log=self.log,
-            seed=derive_seed(self.seed, "collect", self.iteration),
-            on_episode=on_episode,
-        )
+        self._since = begun = time.perf_counter()
+        config = self._now()
+        self._plan = config.plan or RolloutPlan()
+        ground = self._ground(on_episode)
+        collection = self._collect(ground)
+        episodes = collection.episodes
         collected = time.perf_counter()
         self.iteration += 1
         # A failed attempt says nothing about the policy: it leaves its group.
         played = [episode for episode in episodes if episode.error is None]
         if not played:
             raise PolicyFault(f"all {len(episodes)} attempts failed, e.g.: {episodes[0].error}")
+        attempts, patched = played, self._plan.patch(ground, played, self._planned)
+        played = patched.episodes
         outcomes = Outcomes.of(played, config.format_penalty, reward_range=config.reward_range)
         gain = within_groups(outcomes.return_E, outcomes.group_E, outcomes.num_groups)[0].tolist()
+        means_G = np.bincount(outcomes.group_E, outcomes.return_E) / np.bincount(outcomes.group_E)
+        self._believe(attempts)
         rows, joins = build_rows(played)
         self._check(rows, played)
         reference = self._diagnose(played, rows)
+        kept_G, scale, filtered = self._filter(outcomes)
+        batch = list(itertools.compress(played, kept_G[outcomes.group_E].tolist()))
+        if 0 < len(batch) < len(played):  # what was measured is of other rows
+            outcomes = Outcomes.of(batch, config.format_penalty, reward_range=config.reward_range)
+            rows, reference = build_rows(batch)[0], None
         advantage_U, reference = self._advantages(outcomes, rows, reference)
         # A row of a group without variance has no gradient: it is not computed at all.
-        teaches = [bool(advantage_U[outcomes.starts[row.episode] + row.turns[row.sampled]].any()) for row in rows]
+        places = [outcomes.starts[row.episode] + row.turns[row.sampled] for row in rows]
+        teaches = [len(batch) > 0 and bool(advantage_U[place_N].any()) for place_N in places]
         learn = list(itertools.compress(rows, teaches))
-        values = self._summary(episodes, played, gain) | {
+        self._barren = 0 if learn else self._barren + 1
+        values = self._summary(episodes, attempts) | collection.values | patched.values | filtered
+        values |= {
+            "groups/with_variance": float(np.mean([any(gain[i] for i in group) for group in group_indices(played)])),
             "rows/learned": len(learn),
             "rows/joined": joins.joined,
             "rows/forked": joins.forked,
@@ -200,10 +239,10 @@ class Trainer:
                 reference = reference.of(torch.from_numpy(np.repeat(teaches, counts)))
             elif config.needs_reference:
                 reference = self._measure_reference(learn)
-            advantage_N = per_token(learn, outcomes.starts, advantage_U)
+            advantage_N = scale * per_token(learn, outcomes.starts, advantage_U)
             stream = self._stream(learn, advantage_N, reference, measured=config.mismatch is not None)
             group_N = torch.from_numpy(outcomes.group_E)[stream.episode_N]
-            stream = dataclasses.replace(stream, group_N=group_N, episode_ids=[episode.id for episode in played])
+            stream = dataclasses.replace(stream, group_N=group_N, episode_ids=[episode.id for episode in batch])
             if config.mismatch is not None:
                 factor_N, found = config.mismatch.factors(stream.old_logp_N, stream.behaviour_logp_N, stream.episode_N)
                 stream = dataclasses.replace(stream, weight_N=stream.weight_N * factor_N)
@@ -211,21 +250,30 @@ class Trainer:
             steps: list[dict[str, float]] = []
             for _ in range(config.epochs):
                 order = self.rng.permutation(len(learn))
-                for chosen in np.array_split(order, min(config.minibatches, len(learn))):
-                    steps.append(self._step(stream, sorted(chosen.tolist())))
-            for name in steps[0]:
-                total = sum(step[name] for step in steps)
+                parts = np.array_split(order, min(config.minibatches, len(learn)))
+                tasks = np.array_split(list(dict.fromkeys(episode.task.key for episode in attempts)), len(parts))
+                for chosen, keys in zip(parts, tasks, strict=True):
+                    steps.append(self._step(stream, sorted(chosen.tolist()), keys.tolist()))
+            for name in dict.fromkeys(name for step in steps for name in step):
+                total = sum(step.get(name, 0.0) for step in steps)
                 values[name] = total if name.startswith("tokens/") else total / len(steps)
         if self.replay is not None:
+            if config.imitation.empty_after_use and "tokens/imitation" in values:
+                self.replay.empty()
             # After the step: what is replayed is past experience, never the batch at hand a second time.
+            own = [i for i in range(len(played)) if i not in patched.injected]
             values["imitation/admitted"] = self.replay.update(
-                played, gain, iteration=self.iteration, version=self.policy.version
+                [*(played[i] for i in own), *patched.extra],
+                [*(gain[i] for i in own), *([patched.gain] * len(patched.extra))],
+                iteration=self.iteration,
+                version=self.policy.version,
+                quarantined=self._quarantined(),
             )
             values["imitation/entries"] = len(self.replay)
-        if isinstance(config.imitation.loss, SPEAR):
-            sizes = np.bincount(outcomes.group_E)
-            self._means += (np.bincount(outcomes.group_E, outcomes.return_E) / sizes).tolist()
-            del self._means[: -config.imitation.loss.history]
+        self._awake |= float(np.mean([episode.success for episode in attempts])) > config.imitation.wait_for_success
+        if config.imitation.judged_by == "p50":
+            self._means += means_G.tolist()
+            del self._means[: -(config.imitation.loss.history if isinstance(config.imitation.loss, SPEAR) else 10_240)]
         if config.bottleneck_every and self.iteration % config.bottleneck_every == 0:
             values |= bottleneck(self._groups)
             if len(self._groups) >= MIN_GROUPS:  # else go on gathering
@@ -233,16 +281,16 @@ class Trainer:
         ended = time.perf_counter()
         return values | {TIMINGS + "collect": collected - begun, TIMINGS + "learn": ended - collected}
 
-    def _step(self, stream: Stream, chosen: list[int]) -> dict[str, float]:
-        """One optimizer step on some rows of the policy stream and on replayed episodes."""
-        config, model = self.config, self.policy.model
+    def _step(self, stream: Stream, chosen: list[int], tasks: Sequence[str] = ()) -> dict[str, float]:
+        """One optimizer step on some rows of the policy stream and on replayed episodes, of `tasks` if those matter."""
+        config, model = self._now(), self.policy.model
         self.optimizer.zero_grad(set_to_none=True)
         with config.network.learning(model):
             try:
                 values = policy_gradient(
                     model, stream, chosen, config, self.sampling.temperature, self._entropies, self.iteration
                 )
-                values |= self._imitate()
+                values |= self._imitate(tasks) | self._recollect()
             except PolicyFault as fault:
                 raise PolicyFault(f"iteration {self.iteration}: {fault}") from fault
         norm = torch.nn.utils.clip_grad_norm_(self.learns, config.max_grad_norm)
@@ -251,39 +299,132 @@ class Trainer:
                 f"the gradient of iteration {self.iteration} is not finite, no step was taken; resume from the "
                 f"last checkpoint with a lower learning_rate. It was of {stream.names(stream.places(chosen))}"
             )
-        rate = config.learning_rate * warmup(self.policy.version, config.warmup_steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"], group["weight_decay"] = config.learning_rate, config.weight_decay
+        before = [parameter.detach().clone() for parameter in self.learns] if config.needs_model_time else []
         self.optimizer.step()
         self.policy.version += 1
-        return values | {"grad_norm": float(norm), "learning_rate": rate}
+        moved, now = distance(before, self.learns) if before else 0.0, time.perf_counter()
+        tokens = sum(value for name, value in values.items() if name.startswith("tokens/"))
+        self.clocks.tick(int(tokens), moved, now - self._since)
+        self._since = now
+        values |= {"model_time": self.clocks.model} if before else {}
+        return values | {"grad_norm": float(norm), "learning_rate": config.learning_rate}
 
-    def _imitate(self) -> dict[str, float]:
+    def _now(self) -> TrainConfig:
+        """The settings as the schedules have them at this moment; the buffer goes by them too."""
+        schedules = self.config.schedules
+        factors = {name: schedule.factor(self.clocks.read(schedule)) for name, schedule in schedules.items()}
+        config = scheduled(self.config, factors) if factors else self.config
+        if self.replay is not None:
+            self.replay.config = config.imitation
+        return config
+
+    def _imitate(self, tasks: Sequence[str] = ()) -> dict[str, float]:
         """Replay some episodes: a stream of its own, beside the policy's."""
-        settings = self.config.imitation
-        if self.replay is None or not len(self.replay):
+        config, replay = self._now(), self.replay
+        settings = config.imitation
+        if replay is None or not len(replay):
             return {}
-        factor = settings.weight
-        if settings.ramp_iterations:
-            factor *= cosine_ramp(self.iteration, settings.ramp_iterations)
-        replay = self.replay
-        entries = replay.sample(settings.episodes_per_step, self.rng)
-        rows = [dataclasses.replace(row, episode=i) for i, entry in enumerate(entries) for row in replay.rows(entry)]
+        entries = self._replayed(replay, tasks)
+        if not entries:
+            return {}
         advantage_E = np.array([entry.advantage for entry in entries])
-        if isinstance(settings.loss, SPEAR):
-            penalty, spread = self.config.format_penalty, self.config.reward_range
-            outcomes = Outcomes.of([self._logged(entry) for entry in entries], penalty, reward_range=spread)
-            advantage_E = settings.loss.recalibrated(outcomes.return_E, self._means)
+        if settings.judged_by != "group":
+            episodes = [self._logged(entry) for entry in entries]
+            return_E = Outcomes.of(episodes, config.format_penalty, reward_range=config.reward_range).return_E
+            if settings.judged_by == "p50":
+                advantage_E = np.maximum(return_E - np.median(self._means), 0.0)
+            else:
+                task_E = np.unique([entry.task for entry in entries], return_inverse=True)[1]
+                centred_E, deviation_G = within_groups(return_E, task_E, int(task_E.max()) + 1)
+                advantage_E = centred_E / (deviation_G[task_E] + 1e-4)  # as RePO's code has it
+        rows = [dataclasses.replace(row, episode=i) for i, entry in enumerate(entries) for row in replay.rows(entry)]
+        stream = self._replay_stream(rows, advantage_E, [entry.episode_id for entry in entries], settings.mismatch)
+        if isinstance(settings.select, Priority):
+            weight_E = torch.from_numpy(replay.importance(entries)).float()
+            stream = dataclasses.replace(stream, weight_N=stream.weight_N * weight_E[stream.episode_N])
+            replay.refresh(entries, np.abs(advantage_E))
+        if settings.loss.skips_errors:
+            stream = _without_errors(stream, [self._logged(entry) for entry in entries])
+        model, temperature = self.policy.model, self.sampling.temperature
+        return imitation_gradient(model, stream, settings.weight, config, temperature, self.rng)
+
+    def _replayed(self, replay: ReplayBuffer, tasks: Sequence[str]) -> list[Entry]:
+        """What is replayed at this step; nothing before there is enough."""
+        settings = self._now().imitation
+        if settings.wait_for_success > 0 and not self._awake:
+            return []
+        ask: dict[str, Any] = {"entropy_of": self._entropy_of} if settings.select.needs_entropy else {}
+        if settings.judged_by == "split":
+            if len(replay) < settings.wait_for_entries:
+                return []
+            ready = [task for task in tasks if replay.num_of_task(task) >= settings.per_group_wait]
+            return [e for task in ready for e in replay.sample(settings.per_group, self.rng, task=task, **ask)]
+        num = len(replay)
+        if settings.judged_by == "p50":
+            ask["above"] = float(np.median(self._means)) if self._means else np.inf
+            num = sum(entry.episode_return > ask["above"] for entry in replay.entries)
+        return replay.sample(settings.episodes_per_step, self.rng, **ask) if num >= settings.wait_for_entries else []
+
+    def _recollect(self) -> dict[str, float]:
+        """Replay of what is retained of an earlier run, when model time says that it is due."""
+        config, buffer = self._now(), self.retained
+        settings = config.retention
+        if settings is None or buffer is None or not settings.is_due(self.clocks.days, self._replays):
+            return {}
+        self._replays += 1
+        entries = buffer.sample(settings.episodes, self.rng)
+        rows = [dataclasses.replace(row, episode=i) for i, entry in enumerate(entries) for row in buffer.rows(entry)]
+        stream = self._replay_stream(rows, np.ones(len(entries)), [entry.episode_id for entry in entries])
+        if settings.loss.skips_errors:
+            stream = _without_errors(stream, [buffer.episode(entry) for entry in entries])
+        model, temperature = self.policy.model, self.sampling.temperature
+        values = imitation_gradient(model, stream, settings.weight, config, temperature, self.rng, settings.loss)
+        for parameter, first in zip(self.learns, self._anchor, strict=False):
+            if parameter.grad is not None:
+                parameter.grad += 2 * settings.anchor * (parameter.detach() - first)  # of β‖θ − θ*‖²
+        return {name.replace("imitation", "retention"): value for name, value in values.items()}
+
+    def _replay_stream(
+        self, rows: Sequence[Row], advantage_E: np.ndarray, episode_ids: Sequence[str], mismatch: Mismatch | None = None
+    ) -> Stream:
+        """The stream of replayed rows, with an advantage an episode."""
         counts = [row.num_sampled for row in rows]
         advantage_N = torch.from_numpy(np.repeat(advantage_E[[row.episode for row in rows]], counts))
         reference = self._measure_reference(rows) if self.config.credit.needs_reference else None
-        stream = self._stream(rows, advantage_N, reference)
-        stream = dataclasses.replace(stream, episode_ids=[entry.episode_id for entry in entries])
-        if settings.loss.skips_errors:
-            valid = [np.array([turn.valid for turn in self._logged(entry).turns]) for entry in entries]
-            valid_N = torch.from_numpy(np.concatenate([valid[row.episode][row.turns[row.sampled]] for row in rows]))
-            stream = dataclasses.replace(stream, weight_N=stream.weight_N * valid_N)
-        return imitation_gradient(self.policy.model, stream, factor, self.config, self.sampling.temperature, self.rng)
+        stream = self._stream(rows, advantage_N, reference, measured=mismatch is not None)
+        if mismatch is not None:
+            factor_N, _ = mismatch.factors(stream.old_logp_N, stream.behaviour_logp_N, stream.episode_N)
+            stream = dataclasses.replace(stream, weight_N=stream.weight_N * factor_N)
+        return dataclasses.replace(stream, episode_ids=episode_ids)
+
+    def _entropy_of(self, entries: Sequence[Entry]) -> np.ndarray:
+        """[M] mean token entropy of entries under the policy as it is."""
+        assert self.replay is not None
+        found = [(place, row) for place, entry in enumerate(entries) for row in self.replay.rows(entry)]
+        rows = [row for _, row in found]
+        stats = measure(self.policy.model, rows, self.config.micro_batch_tokens, self.sampling.temperature)
+        entry_N = np.repeat([place for place, _ in found], [row.num_sampled for row in rows])
+        total_M = np.bincount(entry_N, stats.entropy_N.double().numpy(), len(entries))
+        return total_M / np.maximum(np.bincount(entry_N, minlength=len(entries)), 1)
+
+    def _filter(self, outcomes: Outcomes) -> tuple[np.ndarray, float, dict[str, float]]:
+        """([G] groups that are learnt from, factor of their advantages, metrics)."""
+        rule = self._now().filter
+        if rule is None:
+            return np.ones(outcomes.num_groups, np.bool_), 1.0, {}
+        variance_G = group_variances(outcomes.return_E, outcomes.group_E)
+        kept_G, total = rule.kept(variance_G), float(variance_G.sum())
+        scale = rule.scale(int(kept_G.sum()), len(kept_G))
+        share = float(variance_G[kept_G].sum()) / total if total else 0.0
+        values = {"groups": float(len(kept_G)), "kept": float(kept_G.sum()), "variance": share, "scale": scale}
+        return kept_G, scale, {f"filter/{name}": value for name, value in values.items()}
+
+    def _quarantined(self) -> set[str]:
+        """Ids of the memories in quarantine, if any may have been recalled."""
+        memory = getattr(self.recall, "memory", None)
+        return set() if memory is None else {one.id for one in memory.held() if one.status == "quarantine"}
 
     def _logged(self, entry: Entry) -> Episode:
         """The episode of an entry of the replay buffer, whose rows were read before."""
@@ -295,7 +436,8 @@ class Trainer:
         self, outcomes: Outcomes, rows: Sequence[Row], reference: TokenStats | None
     ) -> tuple[np.ndarray, TokenStats | None]:
         """([U] advantages after all modifiers, what the reference says of all rows if it was asked)."""
-        modifiers = self.config.modifiers
+        config = self._now()
+        modifiers = config.modifiers
         turn_N = np.concatenate([outcomes.starts[row.episode] + row.turns[row.sampled] for row in rows])
         if any(modifier.needs_reference for modifier in modifiers):
             reference = reference or self._measure_reference(rows)
@@ -303,7 +445,7 @@ class Trainer:
         if any(modifier.needs_entropy for modifier in modifiers):
             policy = measure(self.policy.model, rows, self.config.micro_batch_tokens, self.sampling.temperature)
             outcomes = outcomes.told(turn_N, entropy_N=policy.entropy_N.double().numpy())
-        advantage_U = self.config.advantage.turns(outcomes)
+        advantage_U = config.advantage.turns(outcomes)
         for modifier in modifiers:
             advantage_U = modifier.turns(advantage_U, outcomes)
         return advantage_U, reference
@@ -317,7 +459,7 @@ class Trainer:
             with self.config.network.computing(self.policy.model):  # in the precision in which it learns
                 policy = measure(self.policy.model, rows, self.config.micro_batch_tokens, self.sampling.temperature)
         stream = flatten(rows, advantage_N, reference=reference, policy=policy)
-        return dataclasses.replace(stream, weight_N=self.config.credit.weights(stream))
+        return dataclasses.replace(stream, weight_N=self._now().credit.weights(stream))
 
     def _check(self, rows: Sequence[Row], played: Sequence[Episode]) -> None:
         if not rows:
@@ -349,20 +491,68 @@ class Trainer:
         self._groups += group_energies(episodes, rows, stats.energy_N.numpy())
         return stats
 
-    def _next_tasks(self) -> list[Task]:
-        """The iteration's tasks: the next ones of the pool, in order; the cursor is the iteration."""
-        num, pool = self.config.tasks_per_iteration, self.config.task_pool
-        first = self.iteration * num
-        if pool is None:
-            return make_tasks(self.env_id, "train", num, first=first, params=self.params)
-        numbers = [(first + place) % pool for place in range(num)]
-        return [make_tasks(self.env_id, "train", 1, first=n, params=self.params)[0] for n in numbers]
+    def _ground(self, on_episode: Callable[[Episode], None] | None) -> Ground:
+        def measured(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
+            stats = measure(self.policy.model, rows, self.config.micro_batch_tokens, self.sampling.temperature)
+            return stats.logp_N.double().numpy(), stats.entropy_N.double().numpy()
 
-    def _summary(
-        self, episodes: Sequence[Episode], played: Sequence[Episode], gain: Sequence[float]
-    ) -> dict[str, float | None]:
+        seed = derive_seed(self.seed, "collect", self.iteration)
+        options = {
+            "agent": self.agent,
+            "sampling": self.sampling,
+            "limits": self.limits,
+            "recall": self.recall,
+            "log": self.log,
+            "seed": seed,
+            "on_episode": on_episode,
+        }
+        return Ground(self.policy, self.log, self._now(), options, measured, seed)
+
+    def _collect(self, ground: Ground) -> Collected:
+        """The iteration's attempts, in as many rounds as the filter wants: each plays tasks for those left out."""
+        config, taken = self._now(), set[int]()
+        collected = self._plan.collect(ground, self._next_tasks(config.tasks_per_iteration, taken), self._planned)
+        episodes, values = list(collected.episodes), dict(collected.values)
+        for number in range(1, 1 if config.filter is None else config.filter.rounds):
+            played = [episode for episode in episodes if episode.error is None]
+            varied = 0
+            if played:
+                outcomes = Outcomes.of(played, config.format_penalty, reward_range=config.reward_range)
+                varied = int((group_variances(outcomes.return_E, outcomes.group_E) > 0).sum())
+            tasks = self._next_tasks(config.tasks_per_iteration - varied, taken, number)
+            if not tasks:
+                break  # the batch is full, or the pool has no more
+            seed = derive_seed(ground.seed, "round", number)
+            round_of = dataclasses.replace(ground, seed=seed, options=ground.options | {"seed": seed})
+            more = self._plan.collect(round_of, tasks, self._planned)
+            episodes += more.episodes
+            values |= {name: values.get(name, 0.0) + value for name, value in more.values.items()}
+            values["filter/rounds"] = number + 1.0
+        return Collected(episodes, values)
+
+    def _next_tasks(self, num: int, taken: set[int], number_of_round: int = 0) -> list[Task]:
+        """Up to `num` tasks as the sampler chooses them; their numbers are added to `taken`."""
+        sampler = self._now().tasks
+        rng = np.random.default_rng(derive_seed(self.seed, "tasks", self.iteration, number_of_round))
+        numbers = sampler.pick(self.beliefs, num, taken, rng) if num > 0 else []
+        taken.update(numbers)
+        return [
+            make_tasks(self.env_id, "train", 1, first=number, params=self.params | sampler.params(number))[0]
+            for number in numbers
+        ]
+
+    def _believe(self, attempts: Sequence[Episode]) -> None:
+        """Let the sampler learn how the tasks went; a task's number is its seed."""
+        groups = group_indices(attempts)
+        returns = [np.array([attempts[i].episode_return for i in group]) for group in groups]
+        won = np.array([sum(attempts[i].success for i in group) for group in groups])
+        signal = np.array([float(np.abs(each - each.mean()).mean()) for each in returns])
+        numbers = [attempts[group[0]].task.seed for group in groups]
+        lost = np.array([len(group) for group in groups]) - won
+        self._now().tasks.learn(self.beliefs, numbers, won, lost, signal)
+
+    def _summary(self, episodes: Sequence[Episode], played: Sequence[Episode]) -> dict[str, float | None]:
         turns = [turn for episode in played for turn in episode.turns]
-        spread = [any(gain[i] != 0 for i in indices) for indices in group_indices(played)]
         return {
             "success": float(np.mean([episode.success for episode in played])),
             "return": float(np.mean([episode.episode_return for episode in played])),
@@ -370,7 +560,6 @@ class Trainer:
             "response_tokens": float(np.mean([len(turn.response_ids) for turn in turns])),
             "turns": len(turns) / len(played),
             "failed_episodes": len(episodes) - len(played),
-            "groups/with_variance": float(np.mean(spread)),
         }
 
     def save(self) -> Path:
@@ -383,6 +572,12 @@ class Trainer:
             "torch_rng": torch.get_rng_state().tolist(),
             "entropies": self._entropies.state(),
             "means": self._means,
+            "clocks": self.clocks.state(),
+            "beliefs": self.beliefs.state(),
+            "barren": self._barren,
+            "awake": self._awake,
+            "replays": self._replays,
+            "planned": self._planned,
             "groups": [[g.return_variance, g.energy_all, g.energy_thought, g.energy_action] for g in self._groups],
         }
         return save_checkpoint(
@@ -419,6 +614,10 @@ class Trainer:
         self._groups = [GroupEnergy(*values) for values in state["groups"]]
         self._entropies = EntropyHistory.of(state["entropies"])
         self._means = list(state["means"])
+        self.clocks.restore(state["clocks"])
+        self.beliefs.restore(state["beliefs"])
+        self._barren, self._awake, self._replays = state["barren"], state["awake"], state["replays"]
+        self._planned = state.get("planned", {})
         if self.replay is not None:
             self.replay.restore(self.iteration)
 
@@ -432,5 +631,15 @@ class Trainer:
         """Close the log and the replay buffer, and give the folder back."""
         if self.replay is not None:
             self.replay.close()
+        if self.retained is not None:
+            self.retained.close()
+            self.retained.log.close()
         self.log.close()
         self._lock.close()
+
+
+def _without_errors(stream: Stream, episodes: Sequence[Episode]) -> Stream:
+    """The stream, whose malformed or misunderstood turns weigh nothing."""
+    valid = [np.array([turn.valid for turn in episode.turns]) for episode in episodes]
+    valid_N = np.concatenate([valid[row.episode][row.turns[row.sampled]] for row in stream.rows])
+    return dataclasses.replace(stream, weight_N=stream.weight_N * torch.from_numpy(valid_N))

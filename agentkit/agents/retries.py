@@ -1,7 +1,8 @@
 """Retries: a failed task is tried again, with a reflection in the prompt, from the start or from the turn that failed.
 
 Reflexion (Shinn et al. 2023, arXiv 2303.11366) starts anew each time. R³L (arXiv 2601.03715) leaves the failed attempt
-at its pivotal turn: what came before is played again, what comes after is new. How such pairs are learnt from is a plan of the trainer.
+at its pivotal turn: what came before is played again, what comes after is new. How such pairs are learnt from is the
+trainer's to say (`agentkit.training.plans`).
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ def collect_retries(policy: Policy, tasks: Sequence[Task], **options: Any) -> li
 
 
 class Reminded:
-    """A memory, or none, with reflections in front of what it recalls."""
+    """A memory, or none, with reflections or other guidance in front of what it recalls."""
 
     def __init__(self, told: Sequence[Told], inner: Recall | None) -> None:
         said = "\0".join(f"{one.id}\0{one.text}" for one in told)
@@ -156,6 +157,7 @@ class Reminded:
 
 
 async def look_back(reflect: Reflect, episode: Episode) -> Reflection:
+    """What `reflect` says about the episode; a text alone means a new start."""
     said = reflect(episode)
     if inspect.isawaitable(said):
         said = await said

@@ -23,9 +23,9 @@ def export_log(
 ) -> None:
     """Write recorded episodes for another trainer to read."""
     from agentkit.cli.choices import open_log
-    from agentkit.training.export import export
+    from agentkit.training.export import export_episodes
 
     with open_log(log) as recorded:
-        manifest = export(recorded, out, format=to, env_id=env, split=split, success=True if success else None)
+        manifest = export_episodes(recorded, out, format=to, env_id=env, split=split, success=True if success else None)
     left_out = f", {manifest.failed} failed attempts left out" if manifest.failed and to != "jsonl" else ""
     say(f"{manifest.rows} rows of {manifest.episodes} episodes{left_out}; {', '.join(manifest.files)} in {out}")

@@ -5,11 +5,11 @@ probability min(1, ℓ·π/μ); μ sampled the draft. From there on `decode` sam
 the first id after a rejection from the rest (π − μ)₊; that needs the whole distribution of μ, whose weights are gone.
 What holds of the result:
 
-* given what was kept, each further id has the distribution of π exactly, whatever ℓ is;
-* the response as a whole has that of π only if π = μ along the draft and ℓ ≥ 1 (then it is the draft), or as ℓ → 0 (then
-  it is sampled anew). At ℓ = 1 an id has probability min(μ, π) + d·π instead of π, d = Σ(π − μ)₊ the total variation
-  between the two, given that the draft was kept up to it: at most d(1 − d) ≤ ¼ from π in total variation. With another
-  ℓ it has min(μ, ℓπ) + (1 − Σ min(μ, ℓπ))·π.
+* given what was kept, each id from the rejected place on has the distribution of π exactly, whatever ℓ is;
+* the response as a whole has that of π only if π = μ along the draft and ℓ ≥ 1 (then it is the draft, and so no fresh
+  sample), or as ℓ → 0 (then it is sampled anew). Given that the draft was kept so far, at ℓ = 1 an id has probability
+  min(μ, π) + d·π instead of π, where d = Σ(π − μ)₊ is the total variation between the two; so it is at most
+  d(1 − d) ≤ ¼ from π in total variation. With another ℓ it has min(μ, ℓπ) + (1 − Σ min(μ, ℓπ))·π.
 
 V vocabulary. Rows are scored in chunks, so that no more than `CHUNK_LOGITS` logits are held at once.
 """

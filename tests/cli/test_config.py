@@ -54,12 +54,12 @@ def test_a_wrong_setting_is_named_with_what_is_needed(
 
 
 def test_every_problem_has_its_own_line(agentkit: Callable[..., Result], write_config: Callable[..., Path]) -> None:
-    path = write_config("warmup_step = 1\nkl_coef = -1.5")
+    path = write_config("entropy_coeff = 1\nkl_coef = -1.5")
     result = agentkit("train", path)
     assert result.exit_code == 1
     assert result.stderr.splitlines() == [
         f"error: {path}: train.kl_coef = -1.5: must be greater than or equal to 0",
-        f"error: {path}: no setting 'train.warmup_step'; did you mean 'warmup_steps'?",
+        f"error: {path}: no setting 'train.entropy_coeff'; did you mean 'entropy_coef'?",
     ]
 
 

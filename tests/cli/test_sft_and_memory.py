@@ -146,3 +146,29 @@ def test_collecting_can_recall(agentkit: Command, tmp_path: Path, expert_log: Pa
     assert result.exit_code == 0, result.output
     with EpisodeLog.open(tmp_path / "log") as log:
         assert all(len(turn.memory_ids) == 3 for episode in log.episodes() for turn in episode.turns)
+
+
+def test_fine_tuning_picks_and_weighs_attempts(
+    agentkit: Command, tmp_path: Path, tiny_model: Path, expert_log: Path
+) -> None:
+    with EpisodeLog.open(tmp_path / "log.sqlite") as log:
+        collect(ExpertPolicy(noise=0.5), make_tasks(LAKE, num=6, params=PARAMS), group_size=4, log=log)
+        num, won = len(log), log.count(success=True)
+    assert 6 < won < num
+    sft = ["sft", "--model", tiny_model, "--log", "log.sqlite", "--steps", 1]
+    adapted = agentkit(*sft, "--out", "a", "--advantage-beta", 1, "--mask-invalid", "--lora-rank", 2)
+    assert adapted.exit_code == 0, adapted.output
+    assert f"on {won} episodes; model in a" in adapted.stdout
+    LocalPolicy.load(tmp_path / "a")
+    assert "on 6 episodes" in agentkit(*sft, "--out", "b", "--best-of", 1).stdout
+    assert f"on {num // 2} episodes" in agentkit(*sft, "--out", "c", "--all", "--top-share", 0.5).stdout
+    for options, words in (
+        (("--best-of", 1, "--all"), "--best-of keeps different successes: leave out --top-share and --all"),
+        (("--top-share", 0.5, "--advantage-beta", 1), "--advantage-beta compares with failures"),
+        (("--precision", "float16"), "precision"),
+        (("--top-share", 2), "share"),
+    ):
+        refused = agentkit(*sft, "--out", "d", *options)
+        assert refused.exit_code == 1
+        assert words in refused.stderr
+    assert not (tmp_path / "d").exists()

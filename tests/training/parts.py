@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from agentkit.memory.log import EpisodeLog
 from agentkit.memory.records import Episode, Role, Turn
 from agentkit.policies.doubles import ExpertPolicy
 from agentkit.policies.local import LocalPolicy
@@ -26,6 +27,8 @@ from agentkit.rollout import collect
 from agentkit.task import Task, make_tasks
 from agentkit.training.advantages import Outcomes
 from agentkit.training.config import ImitationConfig, TrainConfig
+from agentkit.training.forward import measure
+from agentkit.training.plans import Ground
 from agentkit.training.sft import SftConfig, fine_tune
 from agentkit.training.tiny import build_model, build_tokenizer
 from agentkit.training.trainer import Trainer
@@ -135,6 +138,20 @@ def make_outcomes(rewards: Any, groups: Any = None, **changes: Any) -> Outcomes:
         "logp_U": np.zeros(num),
     }
     return Outcomes(**(values | {name: np.array(value) for name, value in changes.items()}))
+
+
+def make_ground(folder: Path, policy: Any = None, **changes: Any) -> Ground:
+    """What a plan works with, on the lake; its log is left open, as a file of a test's folder."""
+    policy = policy or make_taught_policy()
+    log = EpisodeLog.open(folder / "episodes.sqlite")
+
+    def measured(rows: Any) -> tuple[np.ndarray, np.ndarray]:
+        stats = measure(policy.model, rows, 16_384)
+        return stats.logp_N.double().numpy(), stats.entropy_N.double().numpy()
+
+    config = TrainConfig(**({"group_size": 6, "tasks_per_iteration": 3} | changes))
+    options = {"sampling": Sampling(max_new_tokens=24), "log": log, "seed": 7}
+    return Ground(policy, log, config, options, measured, 7)
 
 
 KILLED_RUN: dict[str, Any] = {"iterations": 6, "checkpoint_every": 2}

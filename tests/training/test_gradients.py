@@ -39,6 +39,7 @@ from agentkit.training.losses import (
 from agentkit.training.mismatch import K3RS, Mismatch
 from agentkit.training.replay import Entry
 from agentkit.training.rows import build_rows
+from agentkit.training.schedule import Cosine
 from agentkit.training.trainer import Trainer
 
 ADVANTAGES = [1.5, -0.7, -0.8, 0.4]
@@ -250,10 +251,11 @@ def test_the_imitation_gradient_is_that_of_the_formula_over_its_own_tokens(make,
 
 
 def test_the_imitation_weight_rises_along_its_ramp(make, rows, monkeypatch):
-    trainer = make(imitation=ImitationConfig(weight=0.8, ramp_iterations=4))
+    ramp = Cosine(length=4, start=0, end=1)
+    trainer = make(imitation=ImitationConfig(weight=0.8), schedules={"imitation.weight": ramp})
     replay_only(trainer, monkeypatch, [Entry(0, "a", 1.0, 0)], lambda entry: [rows[0]])
     factors = []
-    for trainer.iteration in (1, 2, 4, 9):
+    for trainer.clocks.steps in (0, 1, 3, 8):  # the steps done before
         factors.append(trainer._imitate()["imitation/factor"])
     assert factors == pytest.approx([0.8 * 0.5 * (1 - 2**-0.5), 0.4, 0.8, 0.8])
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import random
+import sys
 
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
-from agentkit.errors import ConfigError, PolicyFault
+from agentkit.errors import ConfigError, MissingExtraError, PolicyFault
 from agentkit.memory.records import Message, Part, Role
 from agentkit.training.forward import measure
 from agentkit.training.network import Lora, Network
+from agentkit.training.pairs import labelled_turns, preference_pairs
 from agentkit.training.preferences import (
     DPO,
     KTO,
@@ -20,9 +22,7 @@ from agentkit.training.preferences import (
     _examples,
     _make_trainer,
     _row,
-    labelled_turns,
     learn_preferences,
-    preference_pairs,
 )
 
 
@@ -55,7 +55,7 @@ def test_a_pair_is_the_first_difference_of_a_success_and_a_failure(parts):
     pairs = preference_pairs([early, won, late])
     assert told(pairs) == [("won", "early", 0), ("won", "late", 2)]
     assert pairs[1].chosen.prompt_ids == pairs[1].rejected.prompt_ids == (1, 2, 30, 5, 31, 5)
-    assert pairs[1].chosen.response_ids, pairs[1].rejected.response_ids == ((32,), (42,))
+    assert (pairs[1].chosen.response_ids, pairs[1].rejected.response_ids) == ((32,), (42,))
 
 
 def test_only_attempts_at_one_task_in_one_group_that_were_played_form_pairs(parts):
@@ -99,8 +99,8 @@ def test_equal_comparisons_are_made_once_and_the_most_use_attempts_evenly(parts)
     won = [attempt(parts, f"won{i}", [[30 + i]], success=True) for i in (0, 0, 1)]
     lost = [attempt(parts, f"lost{i}", [[40 + i]], success=False) for i in (0, 1, 2)]
     won = [episode.model_copy(update={"id": f"w{i}"}) for i, episode in enumerate(won)]
-    pairs = told(preference_pairs([*won, *lost]))
-    assert sorted(pairs) == [(w, f"lost{i}", 0) for w in ("w0", "w2") for i in (0, 1, 2)] or len(pairs) == 6
+    said = [(*pair.chosen.response_ids, *pair.rejected.response_ids) for pair in preference_pairs([*won, *lost])]
+    assert sorted(said) == [(good, bad) for good in (30, 31) for bad in (40, 41, 42)]
     few = told(preference_pairs([won[0], won[2], *lost], per_group=2))
     assert len({pair[0] for pair in few}) == len({pair[1] for pair in few}) == 2
 
@@ -245,6 +245,21 @@ def test_nothing_to_compare_is_an_error(parts):
         learn_preferences(parts.make_policy(), [won])
     with pytest.raises(ConfigError, match="KTO needs turns of successes and of failures, the 1 episodes have not both"):
         learn_preferences(parts.make_policy(), [won], PreferenceConfig(method=KTO()))
+
+
+def test_ids_of_another_tokenizer_are_refused(parts):
+    won = parts.make_episode([parts.make_turn([1], [999_999])], "won")
+    lost = attempt(parts, "lost", [[40]], success=False)
+    with pytest.raises(ConfigError, match=r"token id 999999 is beyond .* another tokenizer"):
+        learn_preferences(parts.make_policy(), [won, lost], PreferenceConfig(method=KTO()))
+
+
+def test_without_the_extra_nothing_is_changed(parts, monkeypatch):
+    policy = parts.make_policy()
+    monkeypatch.setitem(sys.modules, "trl", None)
+    with pytest.raises(MissingExtraError, match=r"'trl' is not installed; run: pip install 'agentkit-rl\[trl\]'"):
+        learn_preferences(policy, played(parts), PreferenceConfig(network=Network(lora=Lora())))
+    assert parts.digest(policy.model) == parts.digest(parts.make_policy().model)
 
 
 def test_settings_that_contradict_each_other_are_refused():

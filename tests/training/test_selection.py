@@ -99,6 +99,21 @@ def test_what_a_later_attempt_did_better_was_wrong(parts):
     assert corrected_turns(episodes) == {"lost": frozenset({3, 4})}
 
 
+def test_a_spliced_path_was_wrong_from_its_first_error_to_the_splice(parts):
+    def walk(name, way, **changes):
+        """An attempt whose turns are states and actions."""
+        turns = [parts.make_turn([1], [40], state_key=step[0], action=step[1]) for step in way.split()]
+        return parts.make_episode(turns, name, **({"group_id": "g"} | changes))
+
+    won = walk("won", "aU bR cR")  # from state a up, from b right
+    spliced = {"policy": "p+agent-r", "parent_id": "lost", "parent_turn": 3}
+    path = walk("path", "aU bL dR bR cR", **spliced)  # left from b, back to b, then as the success did
+    lost = walk("lost", "aU bL dR bL", success=False)
+    assert corrected_turns([won, lost, path]) == {"path": frozenset({1, 2})}
+    assert corrected_turns([lost, path]) == {}
+    assert corrected_turns([won.model_copy(update={"group_id": "h"}), lost, path]) == {}
+
+
 def test_an_unknown_selection_is_an_error():
     with pytest.raises(ValidationError, match="does not match any of the expected tags"):
         TypeAdapter(Selection).validate_python({"name": "bset"})

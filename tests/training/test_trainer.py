@@ -23,6 +23,7 @@ from agentkit.training.checkpoint import list_checkpoints
 from agentkit.training.config import ImitationConfig, TrainConfig
 from agentkit.training.credit import Uniform
 from agentkit.training.metrics import TIMINGS, read_metrics
+from agentkit.training.schedule import Constant
 from agentkit.training.trainer import Trainer
 
 
@@ -216,9 +217,9 @@ def test_minibatches_and_epochs_use_every_row_once_an_epoch(parts, make_trainer,
     chosen = []
     original = trainer._step
 
-    def step(stream, rows):
+    def step(stream, rows, tasks):
         chosen.append(rows)
-        return original(stream, rows)
+        return original(stream, rows, tasks)
 
     monkeypatch.setattr(trainer, "_step", step)
     values = trainer.iterate()
@@ -232,7 +233,7 @@ def test_minibatches_and_epochs_use_every_row_once_an_epoch(parts, make_trainer,
 
 
 def test_the_warm_up_reaches_the_rate_after_its_steps(make_trainer, tmp_path):
-    trainer = make_trainer(tmp_path, warmup_steps=3, learning_rate=3e-3)
+    trainer = make_trainer(tmp_path, schedules={"learning_rate": Constant(warmup=3)}, learning_rate=3e-3)
     rates: list[float] = []
     while len(rates) < 4:
         values = trainer.iterate()
@@ -243,12 +244,10 @@ def test_the_warm_up_reaches_the_rate_after_its_steps(make_trainer, tmp_path):
 
 def test_tasks_come_in_order_and_a_pool_goes_round(make_trainer, tmp_path):
     trainer = make_trainer(tmp_path / "endless")
-    trainer.iteration = 2
-    assert [task.seed for task in trainer._next_tasks()] == [6, 7, 8]
+    seeds = [[task.seed for task in trainer._next_tasks(3, set())] for _ in range(3)]
+    assert seeds == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
     trainer = make_trainer(tmp_path / "pool", task_pool=4)
-    seeds = []
-    for trainer.iteration in range(3):
-        seeds.append([task.seed for task in trainer._next_tasks()])
+    seeds = [[task.seed for task in trainer._next_tasks(3, set())] for _ in range(3)]
     assert seeds == [[0, 1, 2], [3, 0, 1], [2, 3, 0]]
 
 

@@ -19,7 +19,7 @@ from agentkit.memory.records import Episode
 from agentkit.rollout import Order, play_all
 from agentkit.task import Task
 from agentkit.training.advantages import Outcomes
-from agentkit.training.plans.plan import Collected, Ground, OldLogprobs, Patched, Plan, State, by_group
+from agentkit.training.plans.plan import Collected, Ground, OldLogprobs, Patched, RolloutPlan, State, by_group
 from agentkit.training.plans.successes import read, remember, stored_ids
 from agentkit.training.rows import build_rows
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from agentkit.training.config import TrainConfig
 
 
-class Injection(Plan):
+class Injection(RolloutPlan):
     """What the plans that inject successes share: their store, and how an episode joins a group."""
 
     capacity: int = Field(default=8, ge=1)
@@ -115,9 +115,9 @@ class RLEP(Injection):
 class ExGRPO(Injection):
     """Some tasks give way to ones solved in part before; a stored success is one of their attempts (2510.02245).
 
-    Tasks solved k times, 0 < k < G, are in the buffer under their latest such k, also if a later group had no success at
-    all (our choice: they need it most); one whose whole group succeeds leaves it for good.
-    A share of the iteration's tasks, the last of them, gives way to tasks of the buffer, drawn by
+    Tasks solved k times, 0 < k < G, are in the buffer under their latest such k, also if a later group had no success
+    at all (our choice: they need it most); one whose whole group succeeds leaves it for good. A share of the
+    iteration's tasks, the last of them, gives way to tasks of the buffer, drawn by
     p ∝ exp(−(k − G/2)² / 2σ²) without replacement (the authors' code; their paper has a much flatter law over k/G).
     Such a group has G − 1 attempts and, of the task's stored successes, the one with the least mean entropy under the
     policy, here over its sampled tokens only. The shaping w/(w + β) of the replayed ratio is a matter of the loss and
@@ -140,7 +140,7 @@ class ExGRPO(Injection):
         fresh = list(tasks[: len(tasks) - len(drawn)])
         orders = [Order(task, number) for task in fresh for number in range(size)]
         orders += [Order(task, number) for task in drawn for number in range(size - 1)]
-        state["drawn"] = [task.key for task in drawn]
+        state["drawn"] = [*state.get("drawn", []), *(task.key for task in drawn)]
         episodes = play_all(ground.policy, orders, **ground.options)
         return Collected(episodes, {"plan/experiential": float(len(drawn))})
 

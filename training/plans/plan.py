@@ -78,10 +78,16 @@ class Ground:
             for index, episode in enumerate(episodes)
         ]
 
-    def keep(self, episodes: Sequence[Episode]) -> None:
-        """Record episodes that were made rather than played, if replay may want to read them again."""
+    def finished(self, made: Sequence[Episode], old_logprobs: OldLogprobs) -> list[Episode]:
+        """Episodes that were made rather than played, with their last log-probabilities and so their last ids.
+
+        They are recorded if replay may want to read them again.
+        """
+        scored = self.rescored(made) if old_logprobs == "recomputed" else made
+        finished = [named(episode) for episode in scored]
         if self.config.imitation.weight > 0:
-            self.log.append_many(episodes)
+            self.log.append_many(finished)
+        return finished
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,7 @@ class Patched:
     """Metrics."""
 
 
-class Plan(Settings):
+class RolloutPlan(Settings):
     """Collects `group_size` attempts at each task and leaves them as they are; plans change one or the other."""
 
     def check(self, config: TrainConfig, env_id: str) -> None:
@@ -125,8 +131,12 @@ class Plan(Settings):
 
 def as_made(episode: Episode, how: str, **changes: Any) -> Episode:
     """An episode made of another: its policy's name tells how, and its id is that of its new content."""
-    made = episode.model_copy(update={"policy": f"{episode.policy}+{how}", "id": "", **changes})
-    return made.model_copy(update={"id": made.fingerprint()})
+    return named(episode.model_copy(update={"policy": f"{episode.policy}+{how}", **changes}))
+
+
+def named(episode: Episode) -> Episode:
+    """The episode under the id of its content."""
+    return episode.model_copy(update={"id": episode.model_copy(update={"id": ""}).fingerprint()})
 
 
 def by_group(episodes: Iterable[Episode]) -> dict[str, list[Episode]]:

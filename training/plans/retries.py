@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 from pydantic import Field
 
@@ -16,26 +16,23 @@ from agentkit.memory.records import Episode
 from agentkit.policies.policy import Sampling
 from agentkit.rollout import Order, play_all_async, run_sync
 from agentkit.task import Task
-from agentkit.training.plans.plan import Collected, Ground, OldLogprobs, Plan, State
+from agentkit.training.plans.plan import Collected, Ground, OldLogprobs, RolloutPlan, State
 from agentkit.training.plans.unaided import unaided
 
-if TYPE_CHECKING:
-    from agentkit.training.config import TrainConfig
 
-
-class R3L(Plan):
+class R3L(RolloutPlan):
     """Reflect, then retry (2601.03715): the second half of each group leaves the failures of the first half.
 
     Of G attempts, G/2 (rounded up) are played as always. Attempt G/2 + i leaves attempt i, if that failed, at its
     pivotal turn with a reflection in the prompt; else it is one more attempt as always. Retries are learnt from as if
-    there had been no reflection: see `unaided`. They keep `parent_id` and `parent_turn`, so `credit.name = "pivot"` masks
-    the turns that both share, as the paper does. Left out: its auxiliary samples of the reflection's own text.
+    there had been no reflection: see `unaided`. They keep `parent_id` and `parent_turn`, so `credit.name = "pivot"`
+    masks the turns that both share, as the paper does. Left out: its auxiliary samples of the reflection's own text.
     """
 
     name: Literal["r3l"] = "r3l"
     reflect: Literal["record", "policy"] = "record"
-    """Who looks back: the record alone, or the policy that learns, greedily, as in the paper; where its answer cannot be
-    used, the record."""
+    """Who looks back: the record alone, or the policy that learns, greedily, as in the paper; where its answer cannot
+    be used, the record."""
     pivot: Literal["turn", "start"] = "turn"
     """Whether a retry leaves the failed attempt at a turn of it, or starts anew."""
     reflection_tokens: int = Field(default=256, ge=1)
@@ -43,9 +40,6 @@ class R3L(Plan):
     old_logprobs: OldLogprobs = "recomputed"
     """Log-probabilities of retries: recomputed in the prompt without reflection, or stored, with it (then the ratio
     corrects for the reflection, and is far from 1)."""
-
-    def check(self, config: TrainConfig, env_id: str) -> None:
-        """Nothing: whether the environment repeats itself shows when it is left at a turn."""
 
     def collect(self, ground: Ground, tasks: Sequence[Task], state: State) -> Collected:
         """Play the first halves, reflect on what failed, play the second halves.
@@ -109,7 +103,7 @@ class R3L(Plan):
                 continue
             left += said.turn > 0
             if retry.error is not None:
-                lost += said.turn > 0 and len(retry.turns) <= said.turn
+                lost += 0 < said.turn >= len(retry.turns) and retry.error.startswith("EnvironmentFault")
                 continue
             assert retry.parent_id is not None
             base = known[retry.parent_id]
@@ -119,25 +113,17 @@ class R3L(Plan):
         if lost and lost == left:
             error = next(retry.error for retry in retries if retry.error is not None)
             raise ConfigError(
-                f"plan = {self.name!r}: none of {left} retries came to its turn, so {bases[0].task.env_id} does not play "
-                f"the same actions the same way ({error}); set plan.pivot = 'start'"
+                f"plan = {self.name!r}: none of {left} retries came to its turn, so {bases[0].task.env_id} does not "
+                f"play the same actions the same way ({error}); set plan.pivot = 'start'"
             )
-        made = [learnt[place] for place in places]
-        if self.old_logprobs == "recomputed":
-            made = [_renamed(episode) for episode in ground.rescored(made)]
+        made = ground.finished([learnt[place] for place in places], self.old_logprobs)
         for place, episode in zip(places, made, strict=True):
             learnt[place] = episode
-        ground.keep(made)
         return learnt
 
 
 def _told(base: Episode, said: Reflection) -> Told:
     return Told(id=f"reflection-{base.id}", text=said.text)
-
-
-def _renamed(episode: Episode) -> Episode:
-    """The episode under the id of its content, which has changed."""
-    return episode.model_copy(update={"id": episode.model_copy(update={"id": ""}).fingerprint()})
 
 
 def _rate(episodes: Sequence[Episode]) -> float:

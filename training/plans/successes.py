@@ -38,7 +38,7 @@ def read(log: EpisodeLog, id: str) -> Episode:
     episode = log.get(id)
     if episode is None:
         raise RecordError(
-            f"episode {id} is to be injected and not in the log {log.location!r}; checkpoints and log belong to one run "
-            "folder: restore them together"
+            f"episode {id} is to be injected and not in the log {log.location!r}; checkpoints and log belong to one "
+            "run folder: restore them together"
         )
     return episode

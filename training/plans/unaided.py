@@ -40,8 +40,8 @@ def _without(policy: LocalPolicy, turn: Turn, told: Told) -> Turn:
     messages = tuple(_stripped(message, told) for message in turn.messages)
     if messages == turn.messages:
         raise ConfigError(
-            "the agent shows guidance in words of its own, so it cannot be taken out of the prompts to learn without it; "
-            "show `render_memories(attempt.remember())` as it is, in a part of role MEMORY"
+            "the agent shows guidance in words of its own, so it cannot be taken out of the prompts to learn without "
+            "it; show `render_memories(attempt.remember())` as it is, in a part of role MEMORY"
         )
     prompt_ids, prompt_roles = policy.renderer.render(messages)
     memory_ids = tuple(id for id in turn.memory_ids if id != told.id)

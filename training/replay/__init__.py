@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agentkit.training.replay.buffer import ReplayBuffer
 from agentkit.training.replay.entry import Entry
-from agentkit.training.replay.retention import Retention, retained_episodes
+from agentkit.training.replay.retention import Retention, retained, retained_episodes
 from agentkit.training.replay.selection import Selection
 from agentkit.training.replay.settings import BufferConfig, ImitationConfig
 from agentkit.training.replay.sum_tree import SumTree
@@ -17,5 +17,6 @@ __all__ = [
     "Retention",
     "Selection",
     "SumTree",
+    "retained",
     "retained_episodes",
 ]

@@ -100,13 +100,13 @@ class ReplayBuffer:
         self._tree: SumTree | None = None
         self._refreshed: set[int] = set()
         self._left: list[int] = []
-        self._all: Candidates | None = None
+        self._all: tuple[tuple[Entry, ...], Candidates] | None = None  # all entries, until one changes
 
     def __len__(self) -> int:
         return len(self._entries)
 
     @property
-    def entries(self) -> Sequence[Entry]:
+    def entries(self) -> tuple[Entry, ...]:
         """The entries in order of admission."""
         return tuple(self._entries.values())
 
@@ -291,21 +291,20 @@ class ReplayBuffer:
             above: What their return must exceed.
             entropy_of: Asked by the selections that say `needs_entropy`.
         """
-        entries: Sequence[Entry] = ()
-        if task is not None or above > -np.inf:
-            known = self._entries if task is None else self._of_task.get(task, {})
-            entries = [entry for entry in known.values() if entry.episode_return > above]
-        elif self._is_drawn():
-            drawn = [self._at_slot[slot] for slot in self._masses().draw(num, rng)]
-            return sorted(drawn, key=lambda entry: entry.number)
+        entries: Sequence[Entry]
+        if task is None and above == -np.inf:
+            if self._config.select.is_drawn:
+                drawn = [self._at_slot[slot] for slot in self._masses().draw(num, rng)]
+                return sorted(drawn, key=lambda entry: entry.number)
+            if self._all is None:
+                self._all = self.entries, self._candidates(self.entries)
+            entries, candidates = self._all
         else:
-            entries = self.entries
+            known = self._entries if task is None else self._of_task.get(task, OrderedDict())
+            entries = [entry for entry in known.values() if entry.episode_return > above]
+            candidates = self._candidates(entries)
         if not entries:
             return []
-        whole = len(entries) == len(self._entries)
-        candidates = (self._all if whole else None) or self._candidates(entries)
-        if whole:
-            self._all = candidates
         if self._config.select.needs_entropy:
             ask = entropy_of
             assert ask is not None, "this selection asks for entropies"
@@ -330,32 +329,23 @@ class ReplayBuffer:
                 if self._tree is not None:
                     self._tree[entry.slot] = self._mass(entry)
 
-    def rate(self, task: str) -> float:
-        """Success rate of a task when it was last played; 0 if it never was."""
-        return self._rates.get(task, 0.0)
-
     def num_of_task(self, task: str) -> int:
         """How many entries a task has."""
         return len(self._of_task.get(task, ()))
 
     def _top_priority(self) -> float:
-        return max((self._priorities.get(number, 1.0) for number in self._entries), default=1.0)
-
-    def _is_drawn(self) -> bool:
-        return self._config.select.masses(self._candidates(())) is not None
+        known = max(self._priorities.values(), default=0.0)
+        return known if known > 0 and len(self._priorities) == len(self._entries) else max(known, 1.0)
 
     def _mass(self, entry: Entry) -> float:
-        mass_M = self._config.select.masses(self._candidates([entry]))
-        assert mass_M is not None
-        return float(mass_M[0])
+        return float(self._config.select.masses(self._candidates([entry]))[0])
 
     def _masses(self) -> SumTree:
         """The tree, made on first use: only some selections draw from it."""
         if self._tree is None:
             leaves = np.zeros(self._num_slots)
-            mass_M = self._config.select.masses(self._candidates(self.entries))
-            assert mass_M is not None
-            leaves[[entry.slot for entry in self._entries.values()]] = mass_M
+            slots = [entry.slot for entry in self._entries.values()]
+            leaves[slots] = self._config.select.masses(self._candidates(self.entries))
             self._tree = SumTree(leaves)
         return self._tree
 
@@ -419,9 +409,9 @@ class ReplayBuffer:
             # Entries that have left keep their numbers: the buffer of their time can still be restored.
             self._next = 1 + (connection.execute(select(func.max(_ENTRIES.c.number))).scalar() or 0)
             newest = select(_PRIORITIES.c.number, _PRIORITIES.c.priority).order_by(_PRIORITIES.c.iteration)
-            known = {number: priority for number, priority in connection.execute(newest)}
+            known = {row.number: row.priority for row in connection.execute(newest)}
             rates = select(_RATES.c.task, _RATES.c.rate).order_by(_RATES.c.iteration)
-            self._rates = {task: rate for task, rate in connection.execute(rates)}
+            self._rates = {row.task: row.rate for row in connection.execute(rates)}
         self._priorities = {entry.number: known[entry.number] for entry in alive if entry.number in known}
         for entry in alive:
             self._take_in(entry)

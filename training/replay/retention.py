@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,11 @@ from agentkit.errors import ConfigError
 from agentkit.memory.gate import admit_episode
 from agentkit.memory.log import EpisodeLog
 from agentkit.memory.records import Episode
+from agentkit.seeding import derive_seed
 from agentkit.training.losses import ReplayLoss, Supervised
+from agentkit.training.replay.buffer import ReplayBuffer
+from agentkit.training.replay.selection import Uniform
+from agentkit.training.replay.settings import BufferConfig
 from agentkit.training.settings import Settings
 
 
@@ -44,7 +49,7 @@ class Retention(Settings):
     @field_validator("days")
     @classmethod
     def _days_grow(cls, days: tuple[float, ...]) -> tuple[float, ...]:
-        if not days or days[0] <= 0 or any(after <= before for before, after in zip(days, days[1:], strict=False)):
+        if not days or days[0] <= 0 or any(after <= before for before, after in pairwise(days)):
             raise ValueError(f"days = {days} must grow from above 0")
         return days
 
@@ -78,12 +83,23 @@ def retained_episodes(log: EpisodeLog, share: float, rng: np.random.Generator) -
     return [episode for episode in found if episode is not None]
 
 
-def check_log(path: str) -> Path:
-    """The path, if a file is there; opening it would make an empty log.
+def retained(settings: Retention, folder: Path, seed: int) -> ReplayBuffer:
+    """The buffer of what is retained, `folder/retained.sqlite`, made anew: the same seed keeps the same episodes.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: The earlier run's log is not there, or holds nothing to retain.
     """
-    if not Path(path).is_file():
-        raise ConfigError(f"retention.log = {path!r}: there is no such file; give the episodes.sqlite of an earlier run")
-    return Path(path)
+    if not Path(settings.log).is_file():  # opening it would make an empty one
+        raise ConfigError(f"retention.log = {settings.log!r}: no such file; give the episodes.sqlite of an earlier run")
+    log = EpisodeLog.open(settings.log)
+    try:
+        episodes = retained_episodes(log, settings.share, np.random.default_rng(derive_seed(seed, "retain")))
+        path = folder / "retained.sqlite"
+        path.unlink(missing_ok=True)
+        kept = BufferConfig(capacity=len(episodes), admit="any", max_staleness=None, select=Uniform())
+        buffer = ReplayBuffer(path, log, kept)
+        buffer.update(episodes, [0.0] * len(episodes), iteration=0, version=0)
+    except BaseException:
+        log.close()
+        raise
+    return buffer

@@ -48,9 +48,14 @@ class Select(Settings):
         """Whether it asks for entropies under the present policy, which costs passes without gradient."""
         return False
 
-    def masses(self, entries: Candidates) -> Floats | None:
-        """[M] what each is drawn in proportion to, by itself; None if the rule looks at all together."""
-        return None
+    @property
+    def is_drawn(self) -> bool:
+        """Whether each entry is drawn by a mass of its own, whatever the others are."""
+        return type(self).masses is not Select.masses
+
+    def masses(self, entries: Candidates) -> Floats:
+        """[M] what each is drawn in proportion to."""
+        raise NotImplementedError
 
     def pick(self, entries: Candidates, num: int, rng: np.random.Generator) -> Ints:
         """Places of up to `num` different entries.
@@ -61,7 +66,6 @@ class Select(Settings):
             rng: For all that is random.
         """
         mass_M = self.masses(entries)
-        assert mass_M is not None
         num = min(num, int((mass_M > 0).sum()))
         if not num:
             return np.zeros(0, np.int64)
@@ -236,16 +240,7 @@ class WholeGroups(Select):
 
 
 Selection = Annotated[
-    Uniform
-    | ByAdvantage
-    | Priority
-    | P2Value
-    | Highest
-    | Recent
-    | MaxVariance
-    | MinEntropy
-    | Experience
-    | WholeGroups,
+    Uniform | ByAdvantage | Priority | P2Value | Highest | Recent | MaxVariance | MinEntropy | Experience | WholeGroups,
     Field(discriminator="name"),
 ]
 """A rule that chooses entries; see `Select`."""

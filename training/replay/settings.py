@@ -49,20 +49,15 @@ class ImitationConfig(BufferConfig):
     loss: ReplayLoss = Field(default_factory=SIL)
     mismatch: Mismatch | None = None
     """Weights the tokens by how likely they still are, π/μ; for a loss whose ratio is to the present policy."""
-    baseline: Literal["group", "p50", "mixed", "split"] | None = None
+    baseline: Literal["group", "p50", "split"] | None = None
     """What a replayed return is judged against: the mean of its own group, when it was played; the median of all
-    group means so far, and only those above it are replayed; the new attempts at its task, which it joins; the other
-    replayed attempts at its task. None: `p50` for the loss `spear`, otherwise `group`."""
-    per_group: int = Field(default=1, ge=1)
-    """`mixed`, `split`: most episodes that are replayed beside a group, of the group's own task."""
-    per_group_wait: int = Field(default=1, ge=1)
-    """`mixed`, `split`: episodes of a task there must be before any is replayed."""
-    group_share: float = Field(default=1.0, gt=0, le=1)
-    """`mixed`, `split`: share of an iteration's groups, rounded up, beside which anything is replayed."""
-    replaces: bool = False
-    """`mixed`: replayed episodes take the place of as many new ones of their group, the first."""
-    only_failed: bool = False
-    """`mixed`, `split`: only beside groups none of whose attempts succeeded."""
+    group means so far, and only those above it are replayed (SPEAR); the other replayed attempts at the same task, with
+    their standard deviation (RePO). None: `p50` for the loss `spear`, otherwise `group`. Joint groups of replayed and
+    new attempts are a matter of `plan`."""
+    per_group: int = Field(default=8, ge=1)
+    """`split`: episodes replayed of each task that the iteration plays."""
+    per_group_wait: int = Field(default=2, ge=2)
+    """`split`: episodes of a task there must be before any is replayed (16 in RePO)."""
     wait_for_entries: int = Field(default=1, ge=1)
     """Episodes there must be to choose from before any is replayed."""
     wait_for_success: float = Field(default=0.0, ge=0, lt=1)
@@ -71,18 +66,13 @@ class ImitationConfig(BufferConfig):
     """Whether the buffer is emptied after an iteration in which it was replayed."""
 
     @property
-    def judged_by(self) -> Literal["group", "p50", "mixed", "split"]:
+    def judged_by(self) -> Literal["group", "p50", "split"]:
         """The baseline."""
         return self.baseline or ("p50" if isinstance(self.loss, SPEAR) else "group")
 
-    @property
-    def joins_groups(self) -> bool:
-        """Whether replayed episodes stand beside the new attempts at the same task."""
-        return self.judged_by in ("mixed", "split")
-
     @model_validator(mode="after")
     def _consistent(self) -> ImitationConfig:
-        given, baseline = self.model_fields_set, self.judged_by
+        given, baseline = self.changed, self.judged_by
         if self.wait_for_entries > self.capacity:
             raise ValueError(
                 f"wait_for_entries = {self.wait_for_entries} exceeds capacity = {self.capacity}: nothing would ever be "
@@ -93,22 +83,18 @@ class ImitationConfig(BufferConfig):
                 f"mismatch and loss = {self.loss.name!r}: the loss has a correction for π/μ of its own; leave mismatch "
                 "out, or choose loss = 'surrogate' with base = 'current'"
             )
-        of_groups = {"per_group", "per_group_wait", "group_share", "replaces", "only_failed"} & given
-        if of_groups and not self.joins_groups:
-            raise ValueError(f"{', '.join(sorted(of_groups))} and baseline = {baseline!r}: only 'mixed' or 'split' join")
-        if self.replaces and baseline == "split":
-            raise ValueError("replaces and baseline = 'split': groups that are judged apart replace nothing")
-        if self.joins_groups and "episodes_per_step" in given:
-            raise ValueError(f"episodes_per_step and baseline = {baseline!r}: what joins a group is set by per_group")
-        if self.joins_groups and isinstance(self.select, WholeGroups):
-            raise ValueError(f"select = 'groups' and baseline = {baseline!r}: whole groups join no other")
-        if isinstance(self.select, MinEntropy) and not self.joins_groups:
-            raise ValueError(
-                f"select = 'min-entropy' and baseline = {baseline!r}: that would measure the whole buffer at each step; "
-                "choose baseline = 'mixed' or select = 'experience'"
-            )
-        if isinstance(self.select, Experience) and self.joins_groups and self.per_group > 1:
-            raise ValueError(f"select = 'experience' and per_group = {self.per_group}: it takes one of each task")
-        if self.per_task is not None and self.per_group_wait > self.per_task:
+        splits, of_split = baseline == "split", {"per_group", "per_group_wait"} & given
+        if of_split and not splits:
+            raise ValueError(f"{' and '.join(sorted(of_split))} and baseline = {baseline!r}: only 'split' reads that")
+        if splits and "episodes_per_step" in given:
+            raise ValueError("episodes_per_step and baseline = 'split': how many are replayed is set by per_group")
+        if splits and isinstance(self.select, WholeGroups | Experience):
+            raise ValueError(f"select = {self.select.name!r} and baseline = 'split': it does not choose within a task")
+        if splits and self.per_task is not None and self.per_group_wait > self.per_task:
             raise ValueError(f"per_group_wait = {self.per_group_wait} exceeds per_task = {self.per_task}")
+        if isinstance(self.select, MinEntropy) and not splits:
+            raise ValueError(
+                f"select = 'min-entropy' and baseline = {baseline!r}: the whole buffer would be measured at each step; "
+                "choose baseline = 'split' or select = 'experience'"
+            )
         return self

@@ -1,0 +1,182 @@
+"""Injection: which groups get which stored success, worked by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agentkit.errors import RecordError
+from agentkit.training.advantages import GRPO, Outcomes
+from agentkit.training.plans import ARPO, RLEP, ExGRPO
+from agentkit.training.plans.plan import named
+from agentkit.training.plans.successes import remember
+from agentkit.training.rows import build_rows
+
+
+@pytest.fixture
+def group(parts):
+    """Groups of made-up attempts with these returns; a return of 1 is a success."""
+
+    def make(returns, seed=0, group_id="g", ids=(3, 5), version=0):
+        task = parts.make_episode().task.model_copy(update={"seed": seed})
+        return [
+            named(
+                parts.make_episode(
+                    [parts.make_turn([1, 2], [*ids, 10 + number], reward=float(value), action="Up", terminated=True)],
+                    task=task,
+                    group_id=group_id,
+                    success=value == 1,
+                    attempt=number,
+                    policy_version=version,
+                )
+            )
+            for number, value in enumerate(returns)
+        ]
+
+    return make
+
+
+@pytest.fixture
+def ground(parts, tmp_path):
+    return parts.make_ground(tmp_path, group_size=4)
+
+
+def stored(ground, state, episodes):
+    ground.log.append_many(episodes)
+    remember(state, episodes, 8, 0.1)
+
+
+def test_arpo_replaces_the_first_attempt_of_a_failed_group_and_of_no_other(ground, group):
+    state: dict[str, Any] = {}
+    won = group([1, 0, 0, 0], seed=1, group_id="earlier")
+    stored(ground, state, won)
+    failed, mixed = group([0, 0, 0, 0], seed=1, group_id="now"), group([1, 0, 0, 0], seed=2, group_id="other")
+    patched = ARPO(old_logprobs="stored").patch(ground, [*failed, *mixed], state)
+    assert [e.id for e in patched.episodes] == [won[0].id, *(e.id for e in [*failed[1:], *mixed])]
+    assert patched.episodes[0].group_id == "now"
+    assert patched.episodes[0].turns == won[0].turns, "stored log-probabilities and all"
+    assert patched.injected == {0}
+    assert patched.values == {"plan/injected": 1.0}
+    # (1 − 1/4) / √(3/16) = √3, and −(1/4) / √(3/16) = −1/√3 for the rest
+    advantage = GRPO().turns(Outcomes.of(patched.episodes[:4]))
+    assert advantage == pytest.approx([3**0.5] + [-(3**-0.5)] * 3, abs=1e-5)
+
+
+def test_arpo_leaves_groups_alone_that_are_alike_and_good_or_bad_and_spread_or_of_unknown_tasks(ground, group):
+    state: dict[str, Any] = {}
+    stored(ground, state, group([1], seed=1, group_id="earlier"))
+    for returns in ([0.3] * 4, [0, 0.15, 0, 0.15], [1, 1, 1, 1]):  # mean too high; deviation 0.075; all solved
+        played = group(returns, seed=1, group_id="now")
+        assert ARPO().patch(ground, played, dict(state)).injected == frozenset()
+    unknown = group([0] * 4, seed=3, group_id="now")
+    assert ARPO().patch(ground, unknown, state).episodes == unknown
+
+
+def test_format_penalties_count_in_the_condition(parts, ground, group):
+    state: dict[str, Any] = {}
+    stored(ground, state, group([1], seed=1, group_id="earlier"))
+    played = group([0] * 4, seed=1, group_id="now")
+    wrong = played[0].turns[0].model_copy(update={"valid": False})
+    played[0] = played[0].model_copy(update={"turns": (wrong,)})  # −0.1, 0, 0, 0: deviation 0.043
+    assert ARPO().patch(ground, played, dict(state)).injected == {0}
+    played[1] = played[1].model_copy(update={"turns": (wrong,)})  # −0.1, −0.1, 0, 0: deviation 0.05
+    assert ARPO(failed_std=0.0499).patch(ground, played, dict(state)).injected == frozenset()
+
+
+def test_recomputed_log_probabilities_are_those_of_the_policy_now(ground, group):
+    state: dict[str, Any] = {}
+    won = group([1], seed=1, group_id="earlier")
+    stored(ground, state, won)
+    patched = ARPO().patch(ground, group([0] * 4, seed=1, group_id="now"), state)
+    injected = patched.episodes[0]
+    (row,) = build_rows([injected])[0]
+    assert injected.turns[0].logprobs == pytest.approx(ground.measure([row])[0].tolist())
+    assert injected.turns[0].logprobs != won[0].turns[0].logprobs
+    assert injected.turns[0].response_ids == won[0].turns[0].response_ids
+
+
+def test_rlep_adds_successes_behind_the_group_and_they_share_its_statistics(ground, group):
+    state: dict[str, Any] = {}
+    stored(ground, state, group([1, 1, 1, 0], seed=1, group_id="earlier"))
+    played = group([0] * 16, seed=1, group_id="now")
+    patched = RLEP().patch(ground, played, state)
+    assert patched.episodes[:16] == played
+    assert patched.injected == {16, 17}
+    assert len({e.id for e in patched.episodes[16:]}) == 2
+    # two ones among eighteen: mean 1/9, deviation √(8/81)
+    advantage = GRPO().turns(Outcomes.of(patched.episodes))
+    assert advantage[-1] == pytest.approx(2.8284, abs=1e-3)
+    assert advantage[0] == pytest.approx(-0.3536, abs=1e-3)
+
+
+def test_rlep_wants_two_successes_of_a_task_and_never_this_iterations_own(ground, group):
+    state: dict[str, Any] = {}
+    stored(ground, state, group([1], seed=1, group_id="earlier"))
+    played = group([1, 1, 0, 0], seed=1, group_id="now")
+    ground.log.append_many(played)
+    assert RLEP().patch(ground, played, state).injected == frozenset()
+    again = RLEP().patch(ground, group([0, 0], seed=1, group_id="later"), state)
+    assert len(again.injected) == 2
+
+
+def test_the_store_keeps_the_newest_sound_successes_of_a_task(ground, group):
+    state: dict[str, Any] = {}
+    many = [e for n in range(5) for e in group([1], seed=1, group_id=f"g{n}", version=n)]
+    remember(state, [*many, *group([0.05], seed=1), *group([0], seed=1)], 3, 0.1)
+    assert [*state["successes"].values()] == [[e.id for e in many[2:]]]
+    with pytest.raises(RecordError, match=r"is to be injected and not in the log .* restore them together"):
+        ARPO().patch(ground, group([0] * 4, seed=1), state)
+
+
+def test_exgrpo_keeps_tasks_solved_in_part_and_retires_those_solved_always(ground, group):
+    state: dict[str, Any] = {}
+    played = [*group([1, 0, 0, 0], 1, "a"), *group([1, 1, 1, 1], 2, "b"), *group([0] * 4, 3, "c")]
+    ground.log.append_many(played)
+    plan = ExGRPO()
+    plan.patch(ground, played, state)
+    keys = [played[place].task.key for place in (0, 4, 8)]
+    assert state["solved"] == {keys[0]: 1}
+    assert state["retired"] == [keys[1]]
+    assert [*state["successes"]] == [keys[0]]
+    assert state["started"], "5 of 12 is more than 0.35"
+    plan.patch(ground, group([0] * 4, 1, "d"), state)
+    assert state["solved"] == {keys[0]: 1}, "a task that was lost again is kept"
+    assert state["started"], "once begun, always"
+
+
+def test_exgrpo_exchanges_tasks_and_gives_them_one_attempt_fewer_and_one_success(parts, tmp_path):
+    ground = parts.make_ground(tmp_path, group_size=4, tasks_per_iteration=2)
+    tasks = [episode.task for episode in parts.demonstrations()[::2]]
+    plan = ExGRPO()
+    state: dict[str, Any] = {}
+    for place in range(len(tasks)):
+        played = plan.collect(ground, [tasks[place]], state).episodes
+        plan.patch(ground, played, state)
+        if state["solved"]:
+            break
+    (key,) = state["solved"]
+    others = [task for task in tasks if task.key != key][:2]
+    assert plan.collect(ground, others, {**state, "started": False}).values == {"plan/experiential": 0.0}
+    state["started"] = True
+    collected = plan.collect(ground, others, state)
+    assert [e.task.key for e in collected.episodes] == [others[0].key] * 4 + [key] * 3
+    before = list(state["successes"][key])
+    patched = plan.patch(ground, collected.episodes, state)
+    assert patched.injected == {7}
+    assert patched.episodes[7].id in before
+    assert patched.episodes[7].group_id == collected.episodes[4].group_id
+    assert "drawn" not in state
+
+
+def test_exgrpo_takes_the_success_that_the_policy_is_surest_of(ground, group):
+    plan = ExGRPO()
+    state: dict[str, Any] = {}
+    won = [*group([1], 1, "a", ids=(3, 5)), *group([1], 1, "b", ids=(40, 41, 42)), *group([1], 1, "c", ids=(7,))]
+    ground.log.append_many(won)
+    remember(state, won, 8, 0.1)
+    state["drawn"] = [won[0].task.key]
+    patched = plan.patch(ground, group([0] * 3, 1, "now"), state)
+    rows = build_rows(won)[0]
+    means = [ground.measure([row])[1].mean() for row in rows]
+    assert patched.episodes[3].id == won[means.index(min(means))].id

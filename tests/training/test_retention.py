@@ -1,0 +1,119 @@
+"""Retention: what is kept of an earlier run, when it returns, its gradient; and memories in quarantine."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from agentkit.errors import ConfigError
+from agentkit.memory.log import EpisodeLog
+from agentkit.training.clocks import ModelTime
+from agentkit.training.config import ImitationConfig
+from agentkit.training.credit import Uniform
+from agentkit.training.replay import Retention, retained_episodes
+from agentkit.training.schedule import Intensity
+
+
+@pytest.fixture
+def earlier(parts, tmp_path):
+    """The log of an earlier run: ten sound successes, two doubtful ones, a failure."""
+    path = tmp_path / "earlier.sqlite"
+    turn = parts.make_turn([1, 2], [3, 4]).model_copy(update={"action": "go", "terminated": True})
+    with EpisodeLog.open(path) as log:
+        for number in range(10):
+            log.append(parts.make_episode([turn], name=f"sound-{number}"))
+        for number in range(2):
+            doubtful = turn.model_copy(update={"terminated": False})
+            log.append(parts.make_episode([doubtful], name=f"doubtful-{number}"))
+        log.append(parts.make_episode([turn], name="failed", success=False))
+    return str(path)
+
+
+def test_a_share_of_the_sound_successes_is_kept_and_the_seed_says_which(earlier):
+    with EpisodeLog.open(earlier) as log:
+        found = [[e.id for e in retained_episodes(log, 0.25, np.random.default_rng(seed))] for seed in (0, 0, 1)]
+        assert len(retained_episodes(log, 0.02, np.random.default_rng(0))) == 1
+    assert len(found[0]) == 3  # 2.5, rounded up
+    assert all(name.startswith("sound") for name in found[0])
+    assert found[0] == found[1] != found[2]
+
+
+def test_an_earlier_run_that_is_not_there_or_had_no_success_is_refused(parts, make_trainer, tmp_path):
+    with pytest.raises(ConfigError, match=r"no such file; give the episodes\.sqlite"):
+        make_trainer(tmp_path / "one", retention=Retention(log=str(tmp_path / "none.sqlite")))
+    assert not (tmp_path / "none.sqlite").exists()
+    with EpisodeLog.open(tmp_path / "empty.sqlite"):
+        pass
+    with pytest.raises(ConfigError, match="no sound success to retain"):
+        make_trainer(tmp_path / "two", retention=Retention(log=str(tmp_path / "empty.sqlite")))
+    for days in ((), (0, 1), (1, 1), (2, 1)):
+        with pytest.raises(ValidationError, match="must grow from above 0"):
+            Retention(log="x", days=days)
+
+
+def test_replays_come_after_growing_times_and_go_on_after_a_resume(parts, earlier, tmp_path):
+    changes = {
+        "retention": Retention(log=earlier, share=1, days=(1, 1.5, 9), episodes=4),
+        "model_time": ModelTime(opening=1),
+        "schedules": {"retention.anchor": Intensity()},
+        "imitation": ImitationConfig(weight=0),
+        "bottleneck_every": 0,
+    }
+    found = []
+
+    def run(folder, iterations, restore=False):
+        trainer = parts.make_trainer(folder, iterations=iterations, **changes)
+        if restore:
+            trainer.restore()
+        trainer.train(
+            on_iteration=lambda number, values: found.append(("loss/retention" in values, trainer.clocks.days))
+        )
+        trainer.close()
+        return parts.digest(trainer.policy.model), trainer._replays
+
+    whole = run(tmp_path / "whole", 4)
+    days = [0.0, *(day for _, day in found)]
+    done = 0
+    for (replayed, _), before in zip(found, days, strict=False):
+        assert replayed == (done < 3 and before >= (1, 1.5, 9)[done])
+        done += replayed
+    assert whole[1] == done == 2
+    run(tmp_path / "part", 2)
+    assert run(tmp_path / "part", 4, restore=True) == whole
+
+
+def test_the_anchor_pulls_towards_the_first_weights(make_trainer, earlier, tmp_path):
+    """With β = 3, each weight's gradient differs by 2·3·(θ − θ*) from that without."""
+    found = []
+    for number, anchor in enumerate((0.0, 3.0)):
+        retention = Retention(log=earlier, share=1, episodes=10, anchor=anchor)
+        trainer = make_trainer(tmp_path / str(number), retention=retention, credit=Uniform())
+        for parameter in trainer.learns:
+            parameter.data += 0.125
+        trainer.clocks.steps, trainer.clocks.opening, trainer.clocks.model = 24, 1.0, 1.0
+        trainer.optimizer.zero_grad()
+        values = trainer._recollect()
+        assert values["tokens/retention"] == 20
+        assert trainer._recollect() == {}  # the next one is due after two days
+        found.append([parameter.grad.clone() for parameter in trainer.learns if parameter.grad is not None])
+    for without, pulled in zip(*found, strict=True):
+        assert (pulled - without).numpy() == pytest.approx(np.full(without.shape, 0.75), abs=1e-4)
+
+
+def test_attempts_that_were_shown_a_quarantined_memory_are_not_replayed(parts, make_trainer, tmp_path):
+    trainer = make_trainer(tmp_path, imitation=ImitationConfig(admit="any"))
+    held = [SimpleNamespace(id="bad", status="quarantine"), SimpleNamespace(id="good", status="active")]
+    trainer.recall = SimpleNamespace(memory=SimpleNamespace(held=lambda: held))
+    assert trainer._quarantined() == {"bad"}
+    asked = []
+    update = trainer.replay.update
+    trainer.replay.update = lambda *args, **options: asked.append(options["quarantined"]) or update(*args, **options)
+    trainer._ground = lambda on_episode, ground=trainer._ground: dataclasses.replace(
+        ground(on_episode), options=ground(on_episode).options | {"recall": None}
+    )
+    trainer.iterate()
+    assert asked == [{"bad"}]
