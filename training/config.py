@@ -129,10 +129,15 @@ class TrainConfig(Settings):
             raise ValueError(f"entropy = {self.entropy.name!r} and entropy_coef = 0: the term would have no effect")
         if self.kl_coef == 0 and self.kl != "k3":
             raise ValueError(f"kl = {self.kl!r} and kl_coef = 0: the KL would have no effect")
-        if self.advantage.needs_values is not None:
+        if self.advantage.needs_values == "turn":
             raise ValueError(
-                f"advantage = {self.advantage.name!r} needs a critic's value of each {self.advantage.needs_values}, "
-                "which the trainer does not have; choose another"
+                f"advantage = {self.advantage.name!r} needs a critic's value of each turn, which the trainer does not "
+                "have; choose another"
+            )
+        if self.advantage.needs_values == "token" and self.modifiers:
+            raise ValueError(
+                f"advantage = {self.advantage.name!r} gives one number a token, and modifiers = "
+                f"{', '.join(modifier.name for modifier in self.modifiers)} change one a turn; drop one of them"
             )
         if self.reward_range is not None and self.reward_range[0] > self.reward_range[1]:
             raise ValueError(f"reward_range = {self.reward_range}: the least reward exceeds the greatest")

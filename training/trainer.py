@@ -1,6 +1,6 @@
 """The trainer: collect groups of attempts, turn them into weighted rows, step. The loop is `Trainer.iterate`.
 
-What is left out on purpose: no critic, no asynchronous collection, no second copy of the weights to sample from.
+What is left out on purpose: no asynchronous collection, no second copy of the weights to sample from.
 The policy that acts is the network that learns, so stored log-probabilities are the old policy's.
 """
 
@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +29,8 @@ from agentkit.policies.local import LocalPolicy
 from agentkit.policies.policy import Sampling
 from agentkit.seeding import derive_seed
 from agentkit.task import Task, make_tasks
-from agentkit.training.advantages import Outcomes, group_indices, within_groups
+from agentkit.training.advantages import GAE, Outcomes, group_indices, within_groups
+from agentkit.training.advantages.values import ValueHead
 from agentkit.training.binding import scheduled
 from agentkit.training.bottleneck import MIN_GROUPS, GroupEnergy, bottleneck, group_energies
 from agentkit.training.checkpoint import (
@@ -55,6 +56,15 @@ from agentkit.training.replay.selection import Priority
 from agentkit.training.rows import Row, build_rows
 from agentkit.training.stream import Stream, flatten, per_token
 from agentkit.training.tasks import Beliefs
+
+
+class _Estimate(NamedTuple):
+    """Advantages of all sampled tokens of a batch, and what a value head needs to learn."""
+
+    advantage_N: torch.Tensor
+    target_N: torch.Tensor | None = None
+    policy: TokenStats | None = None
+    """What the policy said of the tokens, their old values with it."""
 
 
 class Trainer:
@@ -144,7 +154,12 @@ class Trainer:
             self.retained = retained(config.retention, self.folder, self.seed)
             if config.retention.anchor > 0:
                 self._anchor = [parameter.detach().clone() for parameter in self.learns]
-        self.optimizer = torch.optim.AdamW(self.learns, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.values: ValueHead | None = None
+        groups: list[dict[str, Any]] = [{"params": self.learns, "factor": 1.0}]
+        if isinstance(config.advantage, GAE):
+            self.values = ValueHead(policy.model.get_output_embeddings().weight.shape[1]).to(policy.model.device)
+            groups.append({"params": list(self.values.parameters()), "factor": config.advantage.value_rate})
+        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
 
     def train(
         self,
@@ -220,10 +235,11 @@ class Trainer:
         if 0 < len(batch) < len(played):  # what was measured is of other rows
             outcomes = Outcomes.of(batch, config.format_penalty, reward_range=config.reward_range)
             rows, reference = build_rows(batch)[0], None
-        advantage_U, reference = self._advantages(outcomes, rows, reference)
+        estimate, reference = self._advantages(outcomes, rows, reference)
         # A row of a group without variance has no gradient: it is not computed at all.
-        places = [outcomes.starts[row.episode] + row.turns[row.sampled] for row in rows]
-        teaches = [len(batch) > 0 and bool(advantage_U[place_N].any()) for place_N in places]
+        counts = [row.num_sampled for row in rows]
+        pieces = estimate.advantage_N.split(counts)
+        teaches = [len(batch) > 0 and bool(advantage_N.any()) for advantage_N in pieces]
         learn = list(itertools.compress(rows, teaches))
         self._barren = 0 if learn else self._barren + 1
         values = self._summary(episodes, attempts) | collection.values | patched.values | filtered
@@ -234,13 +250,16 @@ class Trainer:
             "rows/forked": joins.forked,
         }
         if learn:
+            taught_N = torch.from_numpy(np.repeat(teaches, counts))
             if reference is not None:
-                counts = [row.num_sampled for row in rows]
-                reference = reference.of(torch.from_numpy(np.repeat(teaches, counts)))
+                reference = reference.of(taught_N)
             elif config.needs_reference:
                 reference = self._measure_reference(learn)
-            advantage_N = scale * per_token(learn, outcomes.starts, advantage_U)
-            stream = self._stream(learn, advantage_N, reference, measured=config.mismatch is not None)
+            policy = None if estimate.policy is None else estimate.policy.of(taught_N)
+            measured = policy if policy is not None else config.mismatch is not None
+            stream = self._stream(learn, scale * estimate.advantage_N[taught_N], reference, measured=measured)
+            if estimate.target_N is not None:
+                stream = dataclasses.replace(stream, target_N=estimate.target_N[taught_N])
             group_N = torch.from_numpy(outcomes.group_E)[stream.episode_N]
             stream = dataclasses.replace(stream, group_N=group_N, episode_ids=[episode.id for episode in batch])
             if config.mismatch is not None:
@@ -287,20 +306,20 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         with config.network.learning(model):
             try:
-                values = policy_gradient(
-                    model, stream, chosen, config, self.sampling.temperature, self._entropies, self.iteration
-                )
+                settings = config, self.sampling.temperature, self._entropies, self.iteration, self.values
+                values = policy_gradient(model, stream, chosen, *settings)
                 values |= self._imitate(tasks) | self._recollect()
             except PolicyFault as fault:
                 raise PolicyFault(f"iteration {self.iteration}: {fault}") from fault
-        norm = torch.nn.utils.clip_grad_norm_(self.learns, config.max_grad_norm)
+        everything = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(everything, config.max_grad_norm)
         if not torch.isfinite(norm):
             raise PolicyFault(
                 f"the gradient of iteration {self.iteration} is not finite, no step was taken; resume from the "
                 f"last checkpoint with a lower learning_rate. It was of {stream.names(stream.places(chosen))}"
             )
         for group in self.optimizer.param_groups:
-            group["lr"], group["weight_decay"] = config.learning_rate, config.weight_decay
+            group["lr"], group["weight_decay"] = config.learning_rate * group["factor"], config.weight_decay
         before = [parameter.detach().clone() for parameter in self.learns] if config.needs_model_time else []
         self.optimizer.step()
         self.policy.version += 1
@@ -434,28 +453,45 @@ class Trainer:
 
     def _advantages(
         self, outcomes: Outcomes, rows: Sequence[Row], reference: TokenStats | None
-    ) -> tuple[np.ndarray, TokenStats | None]:
-        """([U] advantages after all modifiers, what the reference says of all rows if it was asked)."""
+    ) -> tuple[_Estimate, TokenStats | None]:
+        """(advantages of all sampled tokens, after all modifiers; what the reference says of them if it was asked)."""
         config = self._now()
         modifiers = config.modifiers
         turn_N = np.concatenate([outcomes.starts[row.episode] + row.turns[row.sampled] for row in rows])
+        if isinstance(config.advantage, GAE):
+            with config.network.computing(self.policy.model):
+                limits = config.micro_batch_tokens, self.sampling.temperature
+                policy = measure(self.policy.model, rows, *limits, values=self.values)
+            assert policy.value_N is not None
+            found = config.advantage.estimate(outcomes, turn_N, policy.value_N.double().numpy())
+            target_N = torch.from_numpy(found.target_N).float()
+            return _Estimate(torch.from_numpy(found.advantage_N).float(), target_N, policy), reference
         if any(modifier.needs_reference for modifier in modifiers):
             reference = reference or self._measure_reference(rows)
             outcomes = outcomes.told(turn_N, reference_logp_N=reference.logp_N.double().numpy())
         if any(modifier.needs_entropy for modifier in modifiers):
-            policy = measure(self.policy.model, rows, self.config.micro_batch_tokens, self.sampling.temperature)
+            with config.network.computing(self.policy.model):
+                policy = measure(self.policy.model, rows, config.micro_batch_tokens, self.sampling.temperature)
             outcomes = outcomes.told(turn_N, entropy_N=policy.entropy_N.double().numpy())
         advantage_U = config.advantage.turns(outcomes)
         for modifier in modifiers:
             advantage_U = modifier.turns(advantage_U, outcomes)
-        return advantage_U, reference
+        return _Estimate(per_token(rows, outcomes.starts, advantage_U)), reference
 
     def _stream(
-        self, rows: Sequence[Row], advantage_N: torch.Tensor, reference: TokenStats | None, *, measured: bool = False
+        self,
+        rows: Sequence[Row],
+        advantage_N: torch.Tensor,
+        reference: TokenStats | None,
+        *,
+        measured: bool | TokenStats = False,
     ) -> Stream:
-        """The rows' tokens with their credit, whose statistics are over all of them; π_old is μ unless `measured`."""
-        policy = None
-        if measured or self.config.credit.needs_policy:
+        """The rows' tokens with their credit, whose statistics are over all of them.
+
+        π_old is μ unless it is to be `measured`, or what the policy says of the tokens is given.
+        """
+        policy = measured if isinstance(measured, TokenStats) else None
+        if measured is True or (policy is None and self.config.credit.needs_policy):
             with self.config.network.computing(self.policy.model):  # in the precision in which it learns
                 policy = measure(self.policy.model, rows, self.config.micro_batch_tokens, self.sampling.temperature)
         stream = flatten(rows, advantage_N, reference=reference, policy=policy)
@@ -578,6 +614,7 @@ class Trainer:
             "awake": self._awake,
             "replays": self._replays,
             "planned": self._planned,
+            "values": None if self.values is None else [p.flatten().tolist() for p in self.values.parameters()],
             "groups": [[g.return_variance, g.energy_all, g.energy_thought, g.energy_action] for g in self._groups],
         }
         return save_checkpoint(
@@ -617,7 +654,11 @@ class Trainer:
         self.clocks.restore(state["clocks"])
         self.beliefs.restore(state["beliefs"])
         self._barren, self._awake, self._replays = state["barren"], state["awake"], state["replays"]
-        self._planned = state.get("planned", {})
+        self._planned = state["planned"]
+        if self.values is not None:
+            with torch.no_grad():
+                for parameter, numbers in zip(self.values.parameters(), state["values"], strict=True):
+                    parameter.copy_(torch.tensor(numbers).view_as(parameter))
         if self.replay is not None:
             self.replay.restore(self.iteration)
 

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from agentkit.errors import ConfigError, EnvironmentFault
 from agentkit.training.advantages import (
+    GAE,
     GRPO,
     MCGRPO,
     RLOO,
@@ -275,8 +276,8 @@ def test_a_reward_outside_the_declared_range_names_episode_and_turn(parts):
 def test_an_estimator_that_needs_values_says_so_where_there_are_none(parts):
     with pytest.raises(ConfigError, match="ArCHer needs a critic's value of each turn"):
         ArCHer().turns(parts.make_outcomes([[1.0]]))
-    with pytest.raises(ValidationError, match="advantage = 'gae' needs a critic's value of each token"):
-        TrainConfig.model_validate({"advantage": {"name": "gae"}})
+    with pytest.raises(ConfigError, match="GAE needs a critic's value of each token"):
+        GAE().turns(parts.make_outcomes([[1.0]]))
 
 
 def test_a_reward_range_that_is_empty_is_refused():

@@ -16,6 +16,7 @@ from agentkit.policies.local import LocalPolicy
 from agentkit.policies.policy import Sampling
 from agentkit.rollout import collect
 from agentkit.task import make_tasks
+from agentkit.training.advantages import GAE
 from agentkit.training.config import ImitationConfig, TrainConfig
 from agentkit.training.credit import ActFocus, Uniform
 from agentkit.training.losses import Clip
@@ -114,6 +115,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "actfocus": {"credit": ActFocus(), "imitation": NO_REPLAY},
     "uniform": {"credit": Uniform(), "imitation": NO_REPLAY},
     "actfocus with replay": {"credit": ActFocus()},
+    "ppo": {"advantage": GAE(), "credit": Uniform(), "imitation": NO_REPLAY},
     "several steps an iteration": {"imitation": NO_REPLAY, "minibatches": 2, "epochs": 2, "learning_rate": 1.5e-3},
 }
 

@@ -41,6 +41,8 @@ class GAE(Estimator):
     """How far a value may move from its old one before `value_loss` stops pulling; PPO's own ε."""
     value_coef: float = Field(default=0.5, ge=0)
     """Factor of the value loss, where head and policy share a network (Schulman et al. 2017, eq. 9, c₁)."""
+    value_rate: float = Field(default=10.0, gt=0)
+    """Learning rate of the value head as a multiple of the policy's: 1e-5 to 1e-6 in RAGEN and ActFocus."""
     epsilon: float = Field(default=1e-8, gt=0)
     """Added to the standard deviation of the whitening."""
 
