@@ -47,6 +47,7 @@ class _Row:
     shingles: frozenset[int]
     anchor: int | None
     content: bytes
+    text: str
     vector: np.ndarray | None
 
 
@@ -93,6 +94,7 @@ class Neighbours:
             frozenset(shingles.tolist()),
             anchor,
             content_hash(draft),
+            _plain(draft.text),
             vector,
         )
         self._rows[memory_id] = row
@@ -135,16 +137,16 @@ class Neighbours:
         """Recalled texts that came back as input: known texts, whole, make up the draft.
 
         What code has made of a record, or a person said, repeats nothing by holding the words of another claim; what
-        a model, a policy or a tool says does.
+        a model, a policy or a tool says does, if it holds them as they stand.
         """
-        scope, claim = scope_of(draft), claim_of(draft.body)
+        scope, claim, text = scope_of(draft), claim_of(draft.body), _plain(draft.text)
         echo = draft.source.writer not in ("environment", "human")
         found = {
             id: row
             for anchor in shingles & self._by_anchor.keys()
             for id in self._by_anchor[anchor]
             if id != besides
-            and ((row := self._rows[id]).claim == claim or row.scope != scope or echo)
+            and ((row := self._rows[id]).claim == claim or row.scope != scope or (echo and row.text in text))
             and row.shingles <= shingles
         }
         if not found:
@@ -188,6 +190,11 @@ def anchor_of(shingles: np.ndarray, crowd: Mapping[int, int]) -> int | None:
 def probes_of(shingles: np.ndarray) -> list[int]:
     """The shingles among which the anchor of a text is chosen."""
     return list(map(int, shingles[:: -(-len(shingles) // PROBES)])) if len(shingles) else []
+
+
+def _plain(text: str) -> str:
+    """A text without what shouting or other white space changes."""
+    return " ".join(text.casefold().split())
 
 
 def content_hash(draft: Draft) -> bytes:

@@ -215,3 +215,13 @@ def test_what_was_recalled_and_comes_back_in_other_clothes_adds_nothing(writer: 
     body = InsightBody(condition="always", advice="as I have read", action="take mug 1")
     echo = draft_of(f"I remember: {ADVICE}", body=body, source=Source.model_validate({"writer": writer, "name": "n"}))
     assert admit(echo, knowing(draft_of())).status == status
+
+
+def test_advice_for_another_map_of_the_same_signs_is_new() -> None:
+    def advice(rows: str, action: str) -> Draft:
+        body = InsightBody(condition=rows, advice=f"Do this: {action}", action=action)
+        source = Source(writer="policy", name="n", episode_ids=("one",))
+        return draft_of(f"When {rows}\nDo this: {action}", body=body, keys={"state": rows}, source=source)
+
+    known = knowing(advice("_P__\n____\n____\n____", "Up"), advice("____\n____\n_P__\n____", "Down"))
+    assert admit(advice("____\n_P__\n____\n____", "Up"), known).status == "active"
