@@ -8,13 +8,15 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEBIAN := chromium xvfb openbox dbus at-spi2-core bubblewrap util-linux mousepad galculator pcmanfm lxterminal \
   gnumeric libatk-adaptor fonts-dejavu-core
 
-.PHONY: help debian quickstart test lint check format bench bench-memory clean
+.PHONY: help debian quickstart test lint check format bench bench-memory bench-training study clean
 help:
 	@echo "make quickstart  set up and run the whole loop on a tiny model (runs/quickstart)"
 	@echo "make test        set up and run the tests"
 	@echo "make check       ruff, mypy, import-linter, tests with doctests"
 	@echo "make bench       the benchmarks"
 	@echo "make bench-memory  what the memory is worth and withstands, within an hour; goes on where it was cut short"
+	@echo "make bench-training  what the trainer's parts cost: a step, credit and advantages, replay"
+	@echo "make study       uniform credit, ActFocus, imitation and controls: 400 runs; goes on where it was cut short"
 	@echo "make debian      browser and desktop applications for the web and GUI environments (as root)"
 
 debian:
@@ -52,10 +54,16 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.dev
-	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	for file in $(filter-out benchmarks/study.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 bench-memory: $(VENV)/.dev
 	$(BIN)/agentkit memory bench --out runs/bench-memory
+
+bench-training: $(VENV)/.dev
+	for file in training credit_speed replay; do $(BIN)/python benchmarks/$$file.py || exit 1; done
+
+study: $(VENV)/.run
+	$(BIN)/python benchmarks/study.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -16,7 +16,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -82,6 +83,7 @@ class Ours:
                     messages=(Message(speaker="user", parts=part),),
                     sampling=Sampling(max_new_tokens=LENGTH),
                     seed=number * GROUP + copy,
+                    world=cast(Any, None),  # nobody looks at it
                 )
                 for number, part in enumerate(parts)
                 for copy in range(GROUP)
@@ -115,6 +117,10 @@ class Ours:
         self.optimizer.step()
         self.num_tokens = sum(row.num_sampled for row in rows)
 
+    def step(self) -> None:
+        """Sample and learn."""
+        self.learn(self.sample())
+
 
 def trl_step(size: dict[str, int]) -> tuple[float, float]:
     """(CPU seconds of one of TRL's steps, sampled tokens of one)."""
@@ -124,7 +130,7 @@ def trl_step(size: dict[str, int]) -> tuple[float, float]:
 
     times, counts = [time.process_time()], []
 
-    def reward(completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
+    def reward(completion_ids: Sequence[Sequence[int]], **_: Any) -> Any:
         counts.append(sum(map(len, completion_ids)))
         return [(-1.0) ** number for number in range(len(completion_ids))]
 
@@ -168,8 +174,8 @@ def step() -> None:
     for name, size in SIZES.items():
         ours = Ours(size)
         turns = ours.sample()
-        learn, whole = seconds(lambda ours=ours, turns=turns: ours.learn(turns)), 0.0
-        whole = seconds(lambda ours=ours: ours.learn(ours.sample()))
+        learn = seconds(partial(ours.learn, turns))
+        whole = seconds(ours.step)
         theirs, counted = trl_step(size)
         mine, other = ours.num_tokens / whole, counted / theirs
         print(
@@ -235,7 +241,8 @@ def peak(kind: str) -> None:
     sampled[0] = False
     zeros = np.zeros(2048, np.int8), np.zeros(2048, np.float32), np.zeros(2048, np.int32)
     rows = [Row(n, ids[n].numpy(), sampled, *zeros) for n in range(2)]
-    forward(model, [Row(0, *(each[:9] for each in (ids[0].numpy(), sampled, *zeros)))]).logp_N.sum().backward()
+    short = Row(0, ids[0, :9].numpy(), sampled[:9], zeros[0][:9], zeros[1][:9], zeros[2][:9])
+    forward(model, [short]).logp_N.sum().backward()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if kind == "ours":
         stats = forward(model, rows)
@@ -281,7 +288,7 @@ def credit() -> None:
     for words, kl in (("with a KL term", 0.1), ("without", 0.0)):
         quiet: dict[str, Any] = {"kl_coef": kl, "imitation": ImitationConfig(weight=0)}
         focus, uniform = TrainConfig(credit=ActFocus(), **quiet), TrainConfig(credit=Uniform(), **quiet)
-        pairs = [(seconds(lambda c=focus: run(c), 1), seconds(lambda c=uniform: run(c), 1)) for _ in range(REPEATS)]
+        pairs = [(seconds(partial(run, focus), 1), seconds(partial(run, uniform), 1)) for _ in range(REPEATS)]
         ratio = statistics.median(one / other for one, other in pairs)
         print(f"ActFocus against uniform, {words}: {ratio:.3f} × the CPU seconds of a step")
 

@@ -213,7 +213,7 @@ def test_another_embedder_is_refused_until_the_store_is_embedded_anew(make_episo
     with pytest.raises(RecordError, match="hash-2-dim32"):
         open_chroma(tmp_path / "store")
     with pytest.raises(UnknownNameError, match="did you mean 'chroma'"):
-        MemoryStore.open(tmp_path / "store", embedder=HashEmbedder(32), index="chrome")  # type: ignore[arg-type]
+        MemoryStore.open(tmp_path / "store", embedder=HashEmbedder(32), index="chrome")
 
 
 def test_a_second_process_and_a_forked_child_are_kept_out(make_episode, tmp_path):

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from agentkit.training.config import ImitationConfig, TrainConfig
 from agentkit.training.credit import ActFocus, Uniform
-from agentkit.training.losses import SIL
+from agentkit.training.losses import SIL, Clip
 from agentkit.training.sft import SftConfig
 
 
@@ -80,7 +80,8 @@ def test_settings_survive_json_and_plain_mappings():
 
 def test_the_defaults_are_those_of_the_papers():
     config = TrainConfig()
-    assert (config.loss.low, config.loss.high, config.entropy_coef, config.kl_coef) == (0.2, 0.28, 0.001, 0.0)
+    assert config.loss == Clip(low=0.2, high=0.28)
+    assert (config.entropy_coef, config.kl_coef) == (0.001, 0.0)
     assert (config.tasks_per_iteration, config.group_size, config.format_penalty) == (8, 16, 0.1)
     assert isinstance(config.credit, ActFocus)
     assert (config.credit.alpha, config.credit.beta) == (0.1, 0.5)

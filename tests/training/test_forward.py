@@ -155,12 +155,16 @@ def test_a_model_in_bfloat16_is_measured_in_float32(model, rows):
     assert as_array(stats) == pytest.approx(as_array(forward(model, rows)), abs=0.5)
 
 
+def row_of(length: int) -> Row:
+    """A row of zeros of which nothing was sampled."""
+    ids, sampled, roles = np.zeros(length, np.int64), np.zeros(length, np.bool_), np.zeros(length, np.int8)
+    return Row(0, ids, sampled, roles, np.zeros(length, np.float32), np.zeros(length, np.int32))
+
+
 @given(st.lists(st.integers(1, 40), max_size=30), st.integers(1, 120))
 @settings(deadline=None)
 def test_micro_batches_hold_every_row_once_and_stay_within_the_limit(lengths, max_tokens):
-    rows = [
-        Row(0, *(np.zeros(length, dtype=kind) for kind in (int, bool, np.int8, float, np.int32))) for length in lengths
-    ]
+    rows = [row_of(length) for length in lengths]
     batches = list(micro_batches(rows, max_tokens))
     assert sorted(i for batch in batches for i in batch) == list(range(len(rows)))
     for batch in batches:
@@ -170,8 +174,7 @@ def test_micro_batches_hold_every_row_once_and_stay_within_the_limit(lengths, ma
 
 def test_long_tailed_lengths_are_cut_into_batches_with_little_padding():
     lengths = [int(length) for length in np.random.default_rng(0).lognormal(4, 1, 400).clip(8, 2000)]
-    kinds = (int, bool, np.int8, float, np.int32)
-    rows = [Row(0, *(np.zeros(length, dtype=kind) for kind in kinds)) for length in lengths]
+    rows = [row_of(length) for length in lengths]
     batches = micro_batches(rows, 4096)
     computed = sum(max(lengths[i] for i in batch) * len(batch) for batch in batches)
     assert computed < 1.1 * sum(lengths)
@@ -179,7 +182,7 @@ def test_long_tailed_lengths_are_cut_into_batches_with_little_padding():
 
 
 def test_equal_lengths_fill_their_batches():
-    rows = [Row(0, *(np.zeros(100, dtype=kind) for kind in (int, bool, np.int8, float, np.int32))) for _ in range(25)]
+    rows = [row_of(100) for _ in range(25)]
     assert sorted(map(len, micro_batches(rows, 1000))) == [5, 10, 10]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from agentkit.training.gradients import policy_gradient
 from agentkit.training.rows import build_rows
 from agentkit.training.stream import flatten
 
-PPO = {"advantage": GAE(), "imitation": ImitationConfig(weight=0)}
+PPO: dict[str, Any] = {"advantage": GAE(), "imitation": ImitationConfig(weight=0)}
 
 
 @pytest.fixture
@@ -40,9 +41,10 @@ def test_the_value_loss_is_the_mean_of_the_formula_beside_an_unchanged_policy_lo
     parts, rows, head, micro_batch_tokens
 ):
     model = parts.make_taught_policy().model
-    settings = {"credit": Uniform(), "entropy_coef": 0.0, "micro_batch_tokens": micro_batch_tokens}
+    settings: dict[str, Any] = {"credit": Uniform(), "entropy_coef": 0.0, "micro_batch_tokens": micro_batch_tokens}
     config = TrainConfig(**PPO, **settings)
     stats = measure(model, rows, 10_000, values=head)
+    assert stats.value_N is not None
     target_N = stats.value_N + torch.tensor(np.random.default_rng(0).normal(size=10), dtype=torch.float32)
     stream = dataclasses.replace(flatten(rows, torch.ones(10), policy=stats), target_N=target_N)
     model.zero_grad(set_to_none=True)
@@ -56,6 +58,7 @@ def test_the_value_loss_is_the_mean_of_the_formula_beside_an_unchanged_policy_lo
     model.zero_grad(set_to_none=True)
     head.zero_grad(set_to_none=True)
     now = forward(model, rows, values=head)
+    assert now.value_N is not None
     ((-(now.logp_N - stats.logp_N).exp()).mean() + 0.25 * (now.value_N - target_N).square().mean()).backward()
     assert torch.allclose(own, head.linear.weight.grad, atol=1e-6)
     for name, value in model.named_parameters():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -389,7 +390,7 @@ def test_a_restored_buffer_draws_what_it_would_have_drawn(make_buffer, parts, ru
     assert batches(buffer) == expected
 
 
-KNOWN = {
+KNOWN: dict[str, dict[str, Any]] = {
     "RLEP's ratio": {"select": Uniform(), "loss": Replayed(base="current"), "max_staleness": None},
     "RePO": {
         "admit": "any",

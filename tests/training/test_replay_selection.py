@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ MASSES = st.lists(st.one_of(st.just(0.0), st.floats(1e-3, 1e3)), min_size=1, max
 
 def candidates(num=4, **changes):
     """Entries that are all alike but for the changes."""
-    values = {
+    values: dict[str, Any] = {
         "advantage_M": np.ones(num),
         "return_M": np.zeros(num),
         "mean_logp_M": np.zeros(num),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,7 +112,12 @@ def test_attempts_that_were_shown_a_quarantined_memory_are_not_replayed(parts, m
     assert trainer._quarantined() == {"bad"}
     asked = []
     update = trainer.replay.update
-    trainer.replay.update = lambda *args, **options: asked.append(options["quarantined"]) or update(*args, **options)
+
+    def asking(*args: Any, **options: Any) -> Any:
+        asked.append(options["quarantined"])
+        return update(*args, **options)
+
+    trainer.replay.update = asking
     trainer._ground = lambda on_episode, ground=trainer._ground: dataclasses.replace(
         ground(on_episode), options=ground(on_episode).options | {"recall": None}
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def test_the_decay_ends_at_its_floor():
     assert cosine_decay(999, 50, floor=0.3) == pytest.approx(0.3)
 
 
-BY_HAND = {
+BY_HAND: dict[str, tuple[Any, dict[float, float]]] = {
     "warm-up": (Constant(warmup=4), {1: 0.25, 3: 0.75, 4: 1, 99: 1}),
     "warm-up from": (Constant(warmup=4, warmup_from=0.2), {0: 0.2, 2: 0.6, 4: 1}),
     "linear": (Linear(warmup=2, length=4, end=0.2), {1: 0.5, 2: 1, 3: 0.8, 6: 0.2, 9: 0.2}),
@@ -144,13 +145,13 @@ def test_any_number_can_be_scheduled_however_deep():
             "loss.high": Constant(warmup=2),
         },
     )
-    found = scheduled(config, {"kl_coef": 0.5, "imitation.select.beta": 0.7, "loss.high": 0.5})
+    found: Any = scheduled(config, {"kl_coef": 0.5, "imitation.select.beta": 0.7, "loss.high": 0.5})
     assert (found.kl_coef, found.imitation.select.beta, found.loss.high) == (0.1, 0.7, 0.14)
-    assert (config.kl_coef, config.imitation.select.beta) == (0.2, 1.0)
+    assert (config.kl_coef, config.imitation.select) == (0.2, Priority(beta=1.0))
     assert dataclasses.is_dataclass(Clocks)
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[Any, Any, str]] = {
     "an unknown name": ({"learning_rat": Constant()}, {}, "did you mean 'learning_rate'"),
     "an unknown part": ({"imitation.wait": Constant()}, {}, "no setting 'wait'"),
     "a part of a number": ({"learning_rate.x": Constant()}, {}, "no setting 'x'"),
