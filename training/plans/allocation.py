@@ -165,7 +165,7 @@ def allocate(beliefs: Sequence[Belief], budget: int, most: int) -> list[int]:
         most: Most further attempts at one task.
 
     >>> allocate([(1, 1), (1, 1), (9, 1)], 5, 9), allocate([(5, 5), (1, 9)], 4, 9)
-    ([2, 2, 1], [3, 1])
+    ([3, 2, 0], [4, 0])
     """
     gains = []
     for place, (alpha, beta) in enumerate(beliefs):
