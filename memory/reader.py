@@ -1,8 +1,8 @@
 """Reader: from a situation to the memories that are worth showing in it, each with the reasons.
 
 Arms search, `fuse` makes one relevance of what they found, `rank_factors` adds what else is known, a threshold may
-refuse, and `select` fits the best into a token budget. Nothing depends on the clock, nor on what was written after the
-snapshot that is read.
+refuse, `agree` drops what the others outvote, and `select` fits the best into a token budget. Nothing depends on the
+clock, nor on what was written after the snapshot that is read.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from agentkit.errors import ConfigError
 from agentkit.memory import fusion, journal, ranking, selection
 from agentkit.memory.abstention import Abstention
 from agentkit.memory.arms import ARMS, DEFAULT_ARMS, Arms, Situation
+from agentkit.memory.consensus import ConsensusSettings, Recommendation, agree, recommended
 from agentkit.memory.fusion import ArmFit, ArmWeights, Query
 from agentkit.memory.journal import memory_of, read_state, write_state
-from agentkit.memory.kinds import Memory
+from agentkit.memory.kinds import Memory, Trust
 from agentkit.memory.lexical import words_of
 from agentkit.memory.log import EpisodeLog
 from agentkit.memory.passages import Passages
@@ -41,6 +42,8 @@ class ReadSettings(Record):
     """Weight of each of `ARMS` where the store has none fitted."""
     rank: RankWeights = RankWeights()
     """Strengths of the factors, and the relevance below which nothing is shown."""
+    consensus: ConsensusSettings | None = ConsensusSettings()
+    """How memories that recommend different actions are weighed against each other; None shows them all."""
     pool: Annotated[int, Field(ge=1, le=200)] = 32
     """Memories that each arm gives, and of which those of the greatest relevance are ranked."""
     budget_tokens: Annotated[int, Field(ge=0)] = 2_000
@@ -165,6 +168,8 @@ class Reader:
     ) -> list[Read]:
         """All memories found that are relevant enough to be shown, greatest score first and equals by id.
 
+        What the others outvote, or only untrusted memories recommend, is not among them.
+
         Args:
             situation: Where the agent is.
             utilities: As in `read`.
@@ -187,6 +192,7 @@ class Reader:
         reads = self._score(found, relevance, arms, utilities or {}, rows[scope.newest].recorded_s)
         if self._passages is not None:
             reads = [self._in_passing(read, situation, self._passages) for read in reads]
+        reads = self._agreed(reads, situation, utilities or {})
         return sorted(reads, key=lambda read: (-(read.memory.score or 0.0), read.memory.id))
 
     def select(self, candidates: Sequence[Candidate], reads: Sequence[Read], most: int) -> list[Candidate]:
@@ -305,6 +311,29 @@ class Reader:
                 tokens = self._count_tokens(memory.text)
                 reads.append(Read(memory.model_copy(update={"score": score}), factors, said, tokens))
         return reads
+
+    def _agreed(self, reads: list[Read], situation: Situation, utilities: Mapping[str, Utility]) -> list[Read]:
+        """Those whose advice the others do not outvote (`consensus`); each speaks for the source that wrote it."""
+        if self.settings.consensus is None:
+            return reads
+        votes = []
+        for read in reads:
+            memory = read.memory
+            action, avoid = recommended(memory.body, situation.state_key)
+            near = 1.0 if read.arms.get("exact") else min(max(read.arms.get("state", 0.0), 0.0), 1.0)
+            votes.append(
+                Recommendation(
+                    memory.id,
+                    action,
+                    avoid,
+                    Trust.UNTRUSTED if memory.status == "probation" else memory.trust,
+                    origin=memory.source.name or memory.episode_id,
+                    relevance=near,
+                    utility=as_factor(utilities[memory.id]) if memory.id in utilities else 0.5,
+                )
+            )
+        kept = set(agree(votes, self.settings.consensus).kept)
+        return [read for read in reads if read.memory.id in kept]
 
     def _in_passing(self, read: Read, situation: Situation, passages: Passages) -> Read:
         """The same, with the text of the passage that matters."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from agentkit.errors import ConfigError, RecordError
 from agentkit.memory.arms import ARMS, Situation
 from agentkit.memory.embedders import HashEmbedder
 from agentkit.memory.fusion import ArmWeights
-from agentkit.memory.kinds import Draft, EpisodeBody, FactBody, FailureBody, Source, Trust
+from agentkit.memory.kinds import Draft, EpisodeBody, FactBody, FailureBody, InsightBody, Source, Trust
 from agentkit.memory.ranking import RankWeights
 from agentkit.memory.reader import Reader, ReadSettings, explain, tokens_in
 from agentkit.memory.store import MemoryStore
@@ -291,3 +292,25 @@ def test_tokens_are_counted_as_the_policy_counts_them(store):
     assert tokens_in("one two three four") == 5
     [read] = Reader(store, plain(), count_tokens=lambda text: len(text.split())).read(EAST)
     assert read.tokens == 4
+
+
+def advice(name: str, action: str, source: str, **changes: Any) -> Draft:
+    body = InsightBody(condition=name, advice=name, action=action)
+    return note(name, body=body, source=Source(writer="policy", name=source), **changes)
+
+
+def test_what_only_the_untrusted_recommend_is_not_read(store):
+    own = advice("open it", "open door", "run 1")
+    poison = [advice(f"burn it {n}", "burn door", "a page", trust=Trust.UNTRUSTED) for n in range(5)]
+    on_probation = advice("break it", "break door", "run 2", status="probation")
+    store.write([own, *poison, on_probation, note("it is red")])
+    assert sorted(names(store, EAST)) == ["it is red", "open it"]
+    assert len(names(store, EAST, consensus=None)) == 8, "without a consensus all are read"
+
+
+def test_verified_advice_beats_any_number_of_others_where_it_fits(store):
+    crowd = [advice(f"left {n}", "go left", f"run {n}") for n in range(5)]
+    store.write([*crowd, advice("right", "go right", "run 9", trust=Trust.VERIFIED)])
+    assert names(store, EAST) == ["right"]
+    # Half-way north the verified one is of another situation (cosine 0.8): it no longer decides.
+    assert "left 0" in names(store, Situation(observation="north 0.6"))
