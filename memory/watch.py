@@ -22,6 +22,13 @@ MOST_QUERIES = 2_000
 """Keys that stand for what is usually asked, evenly spread over those that are held."""
 
 
+def quarantined(memory: MemoryStore) -> set[str]:
+    """Ids of the memories in quarantine; what was played under one of them is not replayed."""
+    at = memories.c
+    with memory.database.reading() as connection:
+        return set(connection.execute(select(at.id).where(at.ended.is_(None), at.status == "quarantine")).scalars())
+
+
 def suspects(memory: MemoryStore, settings: DetectorSettings | None = None) -> list[Finding]:
     """What the detectors find among the memories that can be recalled, one finding each, the strongest first.
 

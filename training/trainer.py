@@ -25,6 +25,7 @@ from agentkit.errors import CheckpointError, ConfigError, PolicyFault
 from agentkit.memory.lock import FolderLock
 from agentkit.memory.log import EpisodeLog
 from agentkit.memory.records import Episode
+from agentkit.memory.watch import quarantined
 from agentkit.policies.local import LocalPolicy
 from agentkit.policies.policy import Sampling
 from agentkit.seeding import derive_seed
@@ -443,7 +444,7 @@ class Trainer:
     def _quarantined(self) -> set[str]:
         """Ids of the memories in quarantine, if any may have been recalled."""
         memory = getattr(self.recall, "memory", None)
-        return set() if memory is None else {one.id for one in memory.held() if one.status == "quarantine"}
+        return set() if memory is None else quarantined(memory)
 
     def _logged(self, entry: Entry) -> Episode:
         """The episode of an entry of the replay buffer, whose rows were read before."""

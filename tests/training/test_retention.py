@@ -11,12 +11,21 @@ import pytest
 from pydantic import ValidationError
 
 from agentkit.errors import ConfigError
+from agentkit.memory.embedders import HashEmbedder
+from agentkit.memory.kinds import Draft, FactBody, Source, Status
 from agentkit.memory.log import EpisodeLog
+from agentkit.memory.store import MemoryStore
 from agentkit.training.clocks import ModelTime
 from agentkit.training.config import ImitationConfig
 from agentkit.training.credit import Uniform
 from agentkit.training.replay import Retention, retained_episodes
 from agentkit.training.schedule import Intensity
+
+
+def note(name: str, status: Status) -> Draft:
+    body = FactBody(subject=name, relation="is", value="so")
+    source = Source(writer="human", name="me")
+    return Draft(body=body, text=name, keys={"state": name}, env_id="e", source=source, status=status)
 
 
 @pytest.fixture
@@ -107,9 +116,10 @@ def test_the_anchor_pulls_towards_the_first_weights(make_trainer, earlier, tmp_p
 
 def test_attempts_that_were_shown_a_quarantined_memory_are_not_replayed(parts, make_trainer, tmp_path):
     trainer = make_trainer(tmp_path, imitation=ImitationConfig(admit="any"))
-    held = [SimpleNamespace(id="bad", status="quarantine"), SimpleNamespace(id="good", status="active")]
-    trainer.recall = SimpleNamespace(memory=SimpleNamespace(held=lambda: held))
-    assert trainer._quarantined() == {"bad"}
+    store = MemoryStore.open(tmp_path / "memory", embedder=HashEmbedder(32), index="exact", gate=None)
+    good, bad = store.write([note("good", "active"), note("bad", "quarantine")])
+    trainer.recall = SimpleNamespace(memory=store)
+    assert trainer._quarantined() == {bad.id} != {good.id}
     asked = []
     update = trainer.replay.update
 
@@ -122,4 +132,5 @@ def test_attempts_that_were_shown_a_quarantined_memory_are_not_replayed(parts, m
         ground(on_episode), options=ground(on_episode).options | {"recall": None}
     )
     trainer.iterate()
-    assert asked == [{"bad"}]
+    assert asked == [{bad.id}]
+    store.close()
