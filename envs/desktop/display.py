@@ -28,6 +28,8 @@ WIDTH, HEIGHT = 1024, 640
 """Pixels of the screen."""
 START_S = 20.0
 """Seconds that a part of the desktop may take to come up."""
+SWEEP_AFTER_S = 60.0
+"""Seconds after which the folder of a display that nobody holds is taken for left behind."""
 PREFIX = "agentkit-desktop-"
 T = TypeVar("T")
 REGISTRY = "org.a11y.atspi.Registry"
@@ -244,11 +246,17 @@ def _mark(folder: Path) -> str:
 
 
 def _sweep() -> None:
-    """Remove folders whose Python was killed before it could: nobody holds their lock."""
+    """Remove folders whose Python was killed before it could: nobody holds their lock.
+
+    A young one is left alone: whoever makes it may not have come to lock it yet.
+    """
     for folder in Path(tempfile.gettempdir()).glob(PREFIX + "*"):
-        with contextlib.suppress(OSError), (folder / "lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime < SWEEP_AFTER_S:
+                continue
+            with (folder / "lock").open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove(entry: Path) -> None:

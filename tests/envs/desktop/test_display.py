@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from agentkit.envs.desktop import display as displays
 from agentkit.envs.desktop import sandbox
 from agentkit.envs.desktop.accessibility import Reader
 from agentkit.envs.desktop.display import HEIGHT, PREFIX, WIDTH, Display
@@ -167,6 +169,7 @@ def test_when_python_is_killed_so_is_the_desktop_and_the_next_one_clears_up() ->
     python.wait()
     _, alive = psutil.wait_procs(children, timeout=10)
     assert [child for child in alive if child.status() != psutil.STATUS_ZOMBIE] == []
+    os.utime(folder, (0, 0))  # some time later
     Display(confined=True).close()
     assert not folder.exists()
 
@@ -223,3 +226,20 @@ def test_namespaces_are_tried_and_not_guessed(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sandbox, "_NAMESPACES", ("no-such-namespace",))
     assert not sandbox.namespaces_work()
     sandbox.namespaces_work.cache_clear()
+
+
+def test_what_a_killed_python_left_is_removed_but_nothing_that_is_being_made_or_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(displays.tempfile, "gettempdir", lambda: str(tmp_path))
+    being_made, left, held = (tmp_path / f"{displays.PREFIX}{name}" for name in ("young", "left", "held"))
+    for folder in (being_made, left, held):
+        folder.mkdir()
+    with (held / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (left / "lock").touch()
+        for folder in (left, held):
+            os.utime(folder, (0, 0))
+        displays._sweep()
+        assert sorted(tmp_path.iterdir()) == sorted([being_made, held])
+    assert list(being_made.iterdir()) == [], "not even a lock is put there"
