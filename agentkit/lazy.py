@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
-from agentkit.errors import EXTRA_OF, missing_extra
+from agentkit.errors import EXTRA_OF, missing_extra, require
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
@@ -30,3 +31,19 @@ def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], 
             raise missing_extra(error.name) from error
 
     return get, lambda: sorted({*homes, *vars(sys.modules[package])})
+
+
+class _LazyModule(ModuleType):
+    """A module that is imported when something of it is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(require(self.__name__), name)
+
+
+def lazy_module(name: str) -> Any:
+    """The module of that name, imported at first use, so that settings can be read where it is not installed.
+
+    >>> lazy_module("math").sqrt(4.0)
+    2.0
+    """
+    return _LazyModule(name)

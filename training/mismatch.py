@@ -7,13 +7,18 @@ once, before learning.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
-import torch
 from pydantic import Field, model_validator
 
+from agentkit.lazy import lazy_module
 from agentkit.training.losses.terms import LOG_RATIO_BOUND, effective_sample_size, means, sums
 from agentkit.training.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy_module("torch")
 
 
 class TokenTIS(Settings):

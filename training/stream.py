@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from agentkit.training.forward import TokenStats
+from agentkit.lazy import lazy_module
 from agentkit.training.rows import Row
+
+if TYPE_CHECKING:
+    import torch
+
+    from agentkit.training.forward import TokenStats
+else:
+    torch = lazy_module("torch")
 
 
 @dataclass(frozen=True, slots=True)

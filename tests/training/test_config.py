@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from pydantic import ValidationError
 
@@ -86,3 +89,18 @@ def test_the_defaults_are_those_of_the_papers():
     assert isinstance(config.credit, ActFocus)
     assert (config.credit.alpha, config.credit.beta) == (0.1, 0.5)
     assert config.imitation.loss == SIL(truncation=2.0)
+
+
+def test_settings_can_be_read_where_torch_is_not_installed():
+    code = (
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] == 'torch':\n"
+        "            raise ModuleNotFoundError(name, name='torch')\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "from agentkit.training.config import TrainConfig\n"
+        "print(TrainConfig().advantage.name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "grpo", done.stderr

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from agentkit.errors import PolicyFault
+from agentkit.lazy import lazy_module
 from agentkit.training.advantages.estimator import Estimator
 from agentkit.training.advantages.outcomes import Floats
-from agentkit.training.advantages.values import TurnCritic, TurnValues, critic_loss, turn_targets
+
+if TYPE_CHECKING:
+    import torch
+
+    from agentkit.training.advantages.values import TurnCritic, TurnValues
+else:
+    torch = lazy_module("torch")
 
 
 class ArCHer(Estimator):
@@ -68,6 +74,8 @@ class ArCHer(Estimator):
             policy_action_UA: Features of actions the present policy takes in the states; None for fresh episodes,
                 whose recorded actions are such.
         """
+        from agentkit.training.advantages.values import critic_loss, turn_targets
+
         with torch.no_grad():
             q_2U, v_2U = target(state_US, action_UA if policy_action_UA is None else policy_action_UA)
         return critic_loss(critic(state_US, action_UA), turn_targets(reward_U, starts, v_2U, self.gamma), q_2U)

@@ -5,16 +5,21 @@ A class each, chosen by its `name`; the weights of several multiply.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-import torch
 from pydantic import Field
 
+from agentkit.lazy import lazy_module
 from agentkit.training.credit.actfocus import ActFocus
 from agentkit.training.credit.top import D3S, Forks
 from agentkit.training.credit.turns import Pivot, Recalled
 from agentkit.training.settings import Settings
 from agentkit.training.stream import Stream
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy_module("torch")
 
 
 class Uniform(Settings):

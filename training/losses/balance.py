@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
 from pydantic import Field
 
+from agentkit.lazy import lazy_module
 from agentkit.training.losses.policy import SequenceLoss
 from agentkit.training.losses.reduction import Reduction
 from agentkit.training.losses.terms import Now, means, sums
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy_module("torch")
 
 
 class TrajectoryBalance(SequenceLoss):

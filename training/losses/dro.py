@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import Field
 
+from agentkit.lazy import lazy_module
 from agentkit.training.losses.policy import PolicyLoss
 from agentkit.training.losses.terms import Now
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy_module("torch")
 
 
 class DRO(PolicyLoss):

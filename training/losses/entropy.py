@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-import torch
 from pydantic import Field, model_validator
 
+from agentkit.lazy import lazy_module
 from agentkit.training.losses.terms import means, sums
 from agentkit.training.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy_module("torch")
 
 
 @dataclass(slots=True)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
 from pydantic import Field
 
+from agentkit.lazy import lazy_module
 from agentkit.training.losses.clip import Clip, beyond, surrogate
 from agentkit.training.losses.policy import SequenceLoss, follow
 from agentkit.training.losses.reduction import Reduction
 from agentkit.training.losses.terms import LOG_RATIO_BOUND, Now, means
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy_module("torch")
 
 
 class GSPO(SequenceLoss):

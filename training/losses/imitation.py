@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from pydantic import Field, model_validator
 
+from agentkit.lazy import lazy_module
 from agentkit.training.losses.clip import Clip, beyond, surrogate
 from agentkit.training.losses.terms import Now, ratio
 from agentkit.training.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy_module("torch")
 
 
 class ImitationLoss(Settings):

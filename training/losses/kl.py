@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-
+from agentkit.lazy import lazy_module
 from agentkit.training.losses.terms import LOG_RATIO_BOUND
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy_module("torch")
 
 KL = Literal["k1", "k2", "k3"]
 """Estimators of KL(π‖π_ref) from x = log π − log π_ref of tokens that π sampled (Schulman 2020)."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import torch
 from pydantic import PrivateAttr
 
+from agentkit.lazy import lazy_module
 from agentkit.training.losses.reduction import Reduction
 from agentkit.training.losses.terms import LOG_RATIO_BOUND, Now
 from agentkit.training.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy_module("torch")
 
 
 class PolicyLoss(Settings):

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from agentkit.lazy import lazy_module
 from agentkit.training.losses.clip import Clip, beyond, surrogate
 from agentkit.training.losses.imitation import ImitationLoss
 from agentkit.training.losses.terms import Now, ratio
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy_module("torch")
 
 Floats = NDArray[np.float64]
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
+from agentkit.lazy import lazy_module
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy_module("torch")
+
 
 LOG_RATIO_BOUND = 20.0
 """Log ratios are clamped to ± this before the exponential, as verl does, so that none overflows."""

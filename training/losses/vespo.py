@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import Field
 
+from agentkit.lazy import lazy_module
 from agentkit.training.losses.policy import SequenceLoss
 from agentkit.training.losses.terms import LOG_RATIO_BOUND, Now, sums
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy_module("torch")
 
 LEAST_LOG_RATIO = math.log(1e-8)
 """Log ratios of sequences are clamped below at this, as in the authors' code and TRL."""

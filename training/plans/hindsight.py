@@ -14,12 +14,12 @@ from pydantic import Field
 from agentkit.envs.workers import class_metadata
 from agentkit.errors import ConfigError
 from agentkit.memory.records import Episode, Message, Part, Role
-from agentkit.policies.local import LocalPolicy
 from agentkit.seeding import derive_seed
 from agentkit.training.plans.plan import Ground, OldLogprobs, Patched, RolloutPlan, State, as_made
 from agentkit.training.plans.playing_again import Replay, play_again
 
 if TYPE_CHECKING:
+    from agentkit.policies.local import LocalPolicy
     from agentkit.training.config import TrainConfig
 
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from agentkit.memory.log import EpisodeLog
 from agentkit.memory.records import Episode
-from agentkit.policies.local import LocalPolicy
 from agentkit.rollout import collect
 from agentkit.seeding import derive_seed
 from agentkit.task import Task
@@ -23,6 +22,7 @@ from agentkit.training.rows import Row, build_rows
 from agentkit.training.settings import Settings
 
 if TYPE_CHECKING:
+    from agentkit.policies.local import LocalPolicy
     from agentkit.training.config import TrainConfig
 
 OldLogprobs = Literal["recomputed", "stored"]

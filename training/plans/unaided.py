@@ -7,14 +7,16 @@ and observations stay. So the rows say: in the prompt without guidance, this was
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentkit.agent import render_memories
 from agentkit.agents.retries import Told
 from agentkit.errors import ConfigError
 from agentkit.memory.records import Episode, Message, Part, Role, Turn
-from agentkit.policies.local import LocalPolicy
 from agentkit.training.plans.plan import as_made
+
+if TYPE_CHECKING:
+    from agentkit.policies.local import LocalPolicy
 
 
 def unaided(policy: LocalPolicy, episode: Episode, told: Told, how: str, **changes: Any) -> Episode:
