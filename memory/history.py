@@ -93,7 +93,7 @@ def before(connection: Connection, number: int) -> list[Memory]:
     """
     touched = connection.execute(select(memories).where(memories.c.write == number).order_by(memories.c.seq)).all()
     if not touched:
-        raise RecordError(f"there is no write {number} to undo; `history()` lists them")
+        raise RecordError(f"there is no write {number} to undo; `history()` and `agentkit memory stats` list them")
     versions = []
     for row in touched:
         if row.ended is not None:

@@ -87,7 +87,9 @@ def why(store: MemoryStore, memory_id: str) -> Why:
         rows = connection.execute(query).all()
         if not rows or not rows[-1].draft:
             gone = (
-                "is forgotten: only its id is left" if rows else "is not in this store; `agentkit memory search` lists"
+                "is forgotten: only its id is left"
+                if rows
+                else "is not in this store; `agentkit memory search` lists ids"
             )
             raise RecordError(f"memory {memory_id!r} {gone}")
         memory = memory_of(rows[-1])
