@@ -31,8 +31,9 @@ from agentkit.policies.policy import Request, Sampling
 from agentkit.task import Task
 from agentkit.training.config import ImitationConfig, TrainConfig
 from agentkit.training.credit import ActFocus, Uniform
-from agentkit.training.forward import forward, measure, micro_batches
+from agentkit.training.forward import forward, measure
 from agentkit.training.gradients import policy_gradient
+from agentkit.training.packing import MicroBatch, micro_batches, pair_cost
 from agentkit.training.rows import Row, build_rows
 from agentkit.training.stream import flatten
 from agentkit.training.tiny import build_model, build_tokenizer
@@ -205,15 +206,15 @@ def padding() -> None:
     rows = long_tailed_rows(128, model.config.vocab_size, 2000)
     tokens = sum(map(len, rows))
 
-    def run(batches: Sequence[Sequence[int]]) -> None:
+    def run(batches: Sequence[MicroBatch]) -> None:
         model.zero_grad(set_to_none=True)
-        for indices in batches:
-            forward(model, [rows[i] for i in indices]).logp_N.sum().backward()
+        for indices, packs in batches:
+            forward(model, [rows[i] for i in indices], packs=packs).logp_N.sum().backward()
 
-    in_order = [list(range(start, min(start + 8, len(rows)))) for start in range(0, len(rows), 8)]
-    fitted = micro_batches(rows, 16_384)
+    in_order = [MicroBatch(list(range(start, start + 8)), [1] * 8) for start in range(0, len(rows), 8)]
+    fitted = micro_batches(rows, 16_384, pair_cost(model))
     ours, padded = seconds(lambda: run(fitted), 3), seconds(lambda: run(in_order), 3)
-    computed = sum(max(len(rows[i]) for i in batch) * len(batch) for batch in fitted)
+    computed = sum(max(len(rows[i]) for i in batch.indices) * len(batch.indices) for batch in fitted)
     print(
         f"padding: {tokens / ours:,.0f} tokens per CPU second with {computed / tokens - 1:.1%} of padding, "
         f"{tokens / padded:,.0f} padded as they come: {padded / ours:.2f} ×"

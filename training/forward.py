@@ -1,7 +1,7 @@
 """One pass of the network over rows: log-probability, entropy and energy of the sampled tokens, and nothing else.
 
-B rows, L tokens, N sampled tokens of the micro-batch, V vocabulary. Rows are padded on the right, where causal
-attention never looks, so no mask is computed; the output layer runs on the N sampled positions only, in chunks
+N sampled tokens of the micro-batch, V vocabulary. Rows are padded on the right, where causal attention never looks, so
+a mask is needed only where rows share their beginning; the output layer runs on the N sampled positions only, in chunks
 that are computed again in the backward pass, so [B, L, V] never exists.
 """
 
@@ -17,13 +17,11 @@ from torch.utils.checkpoint import checkpoint
 
 from agentkit.errors import ConfigError, PolicyFault
 from agentkit.training.advantages.values import ValueHead
+from agentkit.training.packing import Layout, hidden_states, micro_batches, pair_cost
 from agentkit.training.rows import Row
 
 CHUNK_LOGITS = 1 << 24
 """Most logits held at once (64 MiB in float32)."""
-PASS_TOKENS, PASS_SHARE = 32, 64
-"""A pass of the network costs about as much as so many tokens besides its own, or as this part of the most it may have:
-small networks are slowed by Python, large devices by batches that do not fill them."""
 LARGE_LOGIT = 1000.0
 """Far beyond any soft cap in use (Gemma 2: 30)."""
 
@@ -47,51 +45,28 @@ class TokenStats:
         return TokenStats(self.logp_N[places], self.entropy_N[places], self.energy_N[places], value_N)
 
 
-def micro_batches(rows: Sequence[Row], max_tokens: int) -> list[list[int]]:
-    """Indices of rows, grouped by length so that as little padding as possible is computed.
-
-    Of all ways to cut the rows, sorted by length, into batches of at most `max_tokens` with their padding, the one
-    with the fewest tokens, where each batch costs as much as a few tokens besides: a pass has a price of its own. A
-    row longer than `max_tokens` is a batch of its own.
-    """
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    pass_tokens = max(PASS_TOKENS, max_tokens // PASS_SHARE)
-    cost, first = np.zeros(len(rows) + 1), np.zeros(len(rows) + 1, np.int64)
-    for end in range(1, len(rows) + 1):  # the cheapest way to cut the first `end` rows
-        longest = len(rows[order[end - 1]])
-        starts = np.arange(max(0, end - max(1, max_tokens // max(longest, 1))), end)
-        totals = cost[starts] + longest * (end - starts) + pass_tokens
-        best = int(totals.argmin())
-        cost[end], first[end] = totals[best], starts[best]
-    batches, end = [], len(rows)
-    while end:
-        batches.append(order[first[end] : end])
-        end = int(first[end])
-    return batches[::-1]
-
-
 def forward(
-    model: Any, rows: Sequence[Row], temperature: float = 1.0, nucleus: float = 1.0, values: ValueHead | None = None
+    model: Any,
+    rows: Sequence[Row],
+    temperature: float = 1.0,
+    nucleus: float = 1.0,
+    values: ValueHead | None = None,
+    packs: Sequence[int] | None = None,
 ) -> TokenStats:
     """`TokenStats` of the sampled tokens of `rows`, differentiable if gradients are on.
 
     Args:
         model: A transformers causal language model.
-        rows: B rows; a first token cannot be a sampled one.
+        rows: Any rows; a first token cannot be a sampled one.
         temperature: The sampling temperature: log-probability and entropy are of logits / temperature.
         nucleus: Entropies are of the likeliest tokens that together have this probability, renormalised.
         values: Reads values off the hidden states.
+        packs: Number of rows of each pack, as `micro_batches` cuts them; None for one.
     """
     assert not any(row.sampled[0] for row in rows), "a first token cannot be sampled: nothing predicts it"
-    ids_BL = torch.zeros(len(rows), max(len(row) for row in rows), dtype=torch.long)
-    for number, row in enumerate(rows):
-        ids_BL[number, : len(row)] = torch.from_numpy(row.ids)
-    at_row = np.concatenate([np.full(row.num_sampled, number) for number, row in enumerate(rows)])
-    at_col = np.concatenate([np.flatnonzero(row.sampled) for row in rows])
-    target_N = ids_BL[at_row, at_col].to(model.device)
-    hidden_BLH = model.base_model(input_ids=ids_BL.to(model.device), use_cache=False).last_hidden_state
-    # The position before a token predicts it.
-    hidden_NH = hidden_BLH[torch.from_numpy(at_row).to(model.device), torch.from_numpy(at_col - 1).to(model.device)]
+    layout = Layout.of(rows, packs)
+    target_N = layout.target_N.to(model.device)
+    hidden_NH = hidden_states(model, layout)
     head = model.get_output_embeddings()
 
     def chunk(hidden_CH: torch.Tensor, target_C: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -137,8 +112,8 @@ def measure(
     counts = [row.num_sampled for row in rows]
     starts = np.concatenate([[0], np.cumsum(counts)])
     out = torch.zeros(4, int(starts[-1]))
-    for indices in micro_batches(rows, max_tokens):
-        stats = forward(model, [rows[i] for i in indices], temperature, nucleus, values)
+    for indices, packs in micro_batches(rows, max_tokens, pair_cost(model)):
+        stats = forward(model, [rows[i] for i in indices], temperature, nucleus, values, packs)
         place = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in indices])
         value_N = torch.zeros_like(stats.logp_N) if stats.value_N is None else stats.value_N
         out[:, place] = torch.stack([stats.logp_N, stats.entropy_N, stats.energy_N, value_N]).cpu()

@@ -13,7 +13,7 @@ from agentkit.memory.records import Role
 from agentkit.training.advantages import GAE
 from agentkit.training.advantages.values import ValueHead, value_loss
 from agentkit.training.config import TrainConfig
-from agentkit.training.forward import TokenStats, forward, measure, micro_batches
+from agentkit.training.forward import TokenStats, forward, measure
 from agentkit.training.losses import (
     EntropyHistory,
     EntropyStep,
@@ -24,6 +24,7 @@ from agentkit.training.losses import (
     kl_loss,
     scales,
 )
+from agentkit.training.packing import micro_batches, pair_cost
 from agentkit.training.stream import Stream
 
 SPANS = {"thought": Role.THOUGHT, "action": Role.ACTION, "format": Role.FORMAT, "other": Role.OTHER}
@@ -183,10 +184,11 @@ def _passes(
     values: ValueHead | None = None,
 ) -> Iterator[tuple[torch.Tensor, TokenStats]]:
     """(places in the stream, what the network says there) of one micro-batch after the other."""
-    for indices in micro_batches([stream.rows[i] for i in chosen], config.micro_batch_tokens):
+    rows = [stream.rows[i] for i in chosen]
+    for indices, packs in micro_batches(rows, config.micro_batch_tokens, pair_cost(model)):
         picked = [chosen[i] for i in indices]
         at = stream.places(picked)
-        stats = forward(model, [stream.rows[i] for i in picked], temperature, nucleus, values)
+        stats = forward(model, [rows[i] for i in indices], temperature, nucleus, values, packs)
         _check(stats.logp_N.detach(), "log-probability", stream, at)
         yield at, stats
 

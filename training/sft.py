@@ -14,7 +14,8 @@ from agentkit.memory.records import Episode, Turn
 from agentkit.policies.local import LocalPolicy
 from agentkit.seeding import derive_seed
 from agentkit.spans import parse_response, response_roles
-from agentkit.training.forward import check_model, forward, micro_batches
+from agentkit.training.forward import check_model, forward
+from agentkit.training.packing import micro_batches, pair_cost
 from agentkit.training.network import Network, learning_parameters
 from agentkit.training.rows import Row, Tokens, build_rows, recorded_tokens
 from agentkit.training.schedule import cosine_decay, warmup
@@ -137,8 +138,8 @@ def fine_tune(
         optimizer.zero_grad(set_to_none=True)
         total = 0.0
         with config.network.learning(policy.model):
-            for indices in micro_batches(batch, config.micro_batch_tokens):
-                stats = forward(policy.model, [batch[i] for i in indices])
+            for indices, packs in micro_batches(batch, config.micro_batch_tokens, pair_cost(policy.model)):
+                stats = forward(policy.model, [batch[i] for i in indices], packs=packs)
                 of_rows = [weights[chosen[i]] for i in indices]
                 weight_N = torch.tensor(np.repeat(of_rows, [batch[i].num_sampled for i in indices])).to(stats.logp_N)
                 loss = -(weight_N * stats.logp_N).sum() / normaliser

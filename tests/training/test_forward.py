@@ -7,12 +7,11 @@ import copy
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from agentkit.errors import ConfigError
 from agentkit.training import forward as forward_module
-from agentkit.training.forward import check_model, forward, measure, micro_batches
+from agentkit.training.forward import check_model, forward, measure
+from agentkit.training.packing import micro_batches, pair_cost
 from agentkit.training.rows import Row, build_rows
 
 
@@ -67,8 +66,8 @@ def as_array(stats):
 def gradients(model, rows, max_tokens=10**9):
     """Of a sum that uses all three numbers of every token."""
     model.zero_grad(set_to_none=True)
-    for indices in micro_batches(rows, max_tokens):
-        stats = forward(model, [rows[i] for i in indices], 0.7)
+    for indices, packs in micro_batches(rows, max_tokens, pair_cost(model)):
+        stats = forward(model, [rows[i] for i in indices], 0.7, packs=packs)
         (stats.logp_N.sum() + 0.3 * stats.entropy_N.sum() + 0.1 * stats.energy_N.sum()).backward()
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
@@ -153,37 +152,6 @@ def test_a_model_in_bfloat16_is_measured_in_float32(model, rows):
     assert stats.logp_N.dtype == stats.entropy_N.dtype == stats.energy_N.dtype == torch.float32
     assert (stats.logp_N < 0).all()
     assert as_array(stats) == pytest.approx(as_array(forward(model, rows)), abs=0.5)
-
-
-def row_of(length: int) -> Row:
-    """A row of zeros of which nothing was sampled."""
-    ids, sampled, roles = np.zeros(length, np.int64), np.zeros(length, np.bool_), np.zeros(length, np.int8)
-    return Row(0, ids, sampled, roles, np.zeros(length, np.float32), np.zeros(length, np.int32))
-
-
-@given(st.lists(st.integers(1, 40), max_size=30), st.integers(1, 120))
-@settings(deadline=None)
-def test_micro_batches_hold_every_row_once_and_stay_within_the_limit(lengths, max_tokens):
-    rows = [row_of(length) for length in lengths]
-    batches = list(micro_batches(rows, max_tokens))
-    assert sorted(i for batch in batches for i in batch) == list(range(len(rows)))
-    for batch in batches:
-        padded = max(lengths[i] for i in batch) * len(batch)
-        assert padded <= max_tokens or len(batch) == 1
-
-
-def test_long_tailed_lengths_are_cut_into_batches_with_little_padding():
-    lengths = [int(length) for length in np.random.default_rng(0).lognormal(4, 1, 400).clip(8, 2000)]
-    rows = [row_of(length) for length in lengths]
-    batches = micro_batches(rows, 4096)
-    computed = sum(max(lengths[i] for i in batch) * len(batch) for batch in batches)
-    assert computed < 1.1 * sum(lengths)
-    assert len(batches) < 3 * sum(lengths) / 4096 + 10, "and yet the batches are few"
-
-
-def test_equal_lengths_fill_their_batches():
-    rows = [row_of(100) for _ in range(25)]
-    assert sorted(map(len, micro_batches(rows, 1000))) == [5, 10, 10]
 
 
 class Capped(torch.nn.Module):
