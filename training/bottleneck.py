@@ -78,6 +78,39 @@ def group_energies(
     ]
 
 
+class Diagnosis:
+    """Gathers groups in the iterations before a report, and reports every so many iterations.
+
+    Args:
+        every: Iterations between reports; 0 for none.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self.groups: list[GroupEnergy] = []
+
+    def is_due(self, iteration: int) -> bool:
+        """Whether the iteration's groups are wanted: it is one of the last five before a report."""
+        return self.every > 0 and iteration % self.every in {0, *range(max(1, self.every - 4), self.every)}
+
+    def report(self, iteration: int) -> dict[str, float | None]:
+        """The metrics, if the iteration is one for a report; too few groups are kept for the next one."""
+        if not self.every or iteration % self.every:
+            return {}
+        found = bottleneck(self.groups)
+        if len(self.groups) >= MIN_GROUPS:
+            self.groups = []
+        return found
+
+    def state(self) -> list[list[float]]:
+        """The groups gathered, as JSON values."""
+        return [[g.return_variance, g.energy_all, g.energy_thought, g.energy_action] for g in self.groups]
+
+    def restore(self, state: Sequence[Sequence[float]]) -> None:
+        """Go on with the groups of `state()`."""
+        self.groups = [GroupEnergy(*values) for values in state]
+
+
 def bottleneck(groups: Sequence[GroupEnergy]) -> dict[str, float | None]:
     """Spearman's ρ for each subset of tokens; None with fewer than 30 groups or without any spread."""
     variance = np.array([group.return_variance for group in groups])

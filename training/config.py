@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import Field, model_validator
 
-from agentkit.training.advantages import GRPO, Advantage, Modifier
+from agentkit.errors import ConfigError
+from agentkit.memory.records import Episode
+from agentkit.policies.policy import Sampling
+from agentkit.training.advantages import GRPO, Advantage, Modifier, Outcomes
 from agentkit.training.binding import check_schedules
 from agentkit.training.clocks import ModelTime
 from agentkit.training.credit import ActFocus, Credit
@@ -12,7 +17,8 @@ from agentkit.training.filters import AnyFilter
 from agentkit.training.losses import KL, Bonus, Clip, Entropy, Loss, Reduction
 from agentkit.training.mismatch import Mismatch
 from agentkit.training.network import Network
-from agentkit.training.plans import Plan
+from agentkit.training.overlong import OverlongFilter, OverlongPenalty
+from agentkit.training.plans import XRPO, Plan
 from agentkit.training.replay.retention import Retention
 from agentkit.training.replay.settings import ImitationConfig as ImitationConfig
 from agentkit.training.schedule import AnySchedule, Intensity
@@ -58,6 +64,10 @@ class TrainConfig(Settings):
     """How the KL is estimated, and so what its gradient is: see `kl_loss`."""
     format_penalty: float = Field(default=0.1, ge=0)
     """Subtracted from the return for each malformed or misunderstood turn."""
+    overlong_penalty: OverlongPenalty | None = None
+    """What a response near the token limit loses of its reward; None for nothing."""
+    overlong_filter: OverlongFilter | None = None
+    """What a limit cut and the policy loss leaves out; its group goes on counting the return. None: nothing."""
     micro_batch_tokens: int = Field(default=16_384, ge=1)
     """Most tokens, padding included, in one pass of the network."""
     checkpoint_every: int = Field(default=10, ge=1)
@@ -97,6 +107,37 @@ class TrainConfig(Settings):
     def needs_reference(self) -> bool:
         """Whether the policy's own tokens need a pass of the reference model."""
         return self.credit.needs_reference or self.loss.needs_reference or self.kl_coef > 0
+
+    def outcomes(self, episodes: Sequence[Episode]) -> Outcomes:
+        """What attempts earned, with these penalties.
+
+        Raises:
+            EnvironmentFault: A reward is not finite, or lies outside the range.
+        """
+        return Outcomes.of(
+            episodes,
+            self.format_penalty,
+            overlong_penalty=self.overlong_penalty,
+            reward_range=self.reward_range,
+        )
+
+    def check_sampling(self, sampling: Sampling) -> None:
+        """Raise unless what is sampled like this can be learnt from with these numbers.
+
+        Raises:
+            ConfigError: All attempts of a group would be the same, or no response is long enough for the penalty.
+        """
+        if sampling.temperature == 0:
+            raise ConfigError(
+                "sampling.temperature = 0 gives every attempt of a group the same tokens; raise it to train"
+            )
+        free = None if self.overlong_penalty is None else self.overlong_penalty.free_length
+        if free is not None and free >= sampling.max_new_tokens:
+            raise ConfigError(
+                f"overlong_penalty spares responses of up to max_length - cache_length = {free} tokens, and "
+                f"sampling.max_new_tokens = {sampling.max_new_tokens} allows none longer: nothing would be penalised; "
+                "lower max_length, or leave the penalty out"
+            )
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
@@ -148,10 +189,23 @@ class TrainConfig(Settings):
                 f"{self.imitation.max_staleness}: every episode would be too old before it could be replayed"
             )
         self._check_tasks()
+        self._check_old_logprobs()
         if "model_time" in self.changed and not self.needs_model_time:
             raise ValueError("model_time is set, but nothing reads it: neither a schedule nor retention")
         check_schedules(self, self.schedules)
         return self
+
+    def _check_old_logprobs(self) -> None:
+        told = self.plan.hints if isinstance(self.plan, XRPO) else self.plan
+        stored = getattr(told, "old_logprobs", None) == "stored"
+        measured_for = self.advantage if self.advantage.needs_values == "token" else self.credit
+        measured = measured_for is self.advantage or self.credit.needs_policy
+        if stored and measured and self.mismatch is None:
+            raise ValueError(
+                f"plan.old_logprobs = 'stored' and {measured_for.name!r}: that measures the old policy's "
+                "log-probabilities, and stored ones would not be read; set old_logprobs = 'recomputed', or mismatch, "
+                "which reads both"
+            )
 
     def _check_tasks(self) -> None:
         if self.task_pool is None and self.tasks.needs_pool:

@@ -42,7 +42,8 @@ def policy_gradient(
 ) -> dict[str, float]:
     """Backward of the policy loss, reduced as the settings say, of the entropy term and of the KL; returns metrics.
 
-    With a value head, its loss is added too, a mean over the tokens.
+    With a value head, its loss is added too, a mean over the tokens. Rows that do not learn count in the divisors of
+    the policy loss and are not computed.
 
     Args:
         model: Its gradients are added to.
@@ -57,13 +58,14 @@ def policy_gradient(
     Raises:
         PolicyFault: A log-probability or a loss is not finite.
     """
+    scale_N = _scales(stream, chosen, config)
+    chosen = [i for i in chosen if stream.learns_R[i]]
     step = stream.places(chosen)
     num_tokens = len(step)
     place = torch.zeros(len(stream.role_N), dtype=torch.long)
     place[step] = torch.arange(num_tokens)  # of each token of the stream within the step
     sequence_N = torch.unique(stream.episode_N[step], return_inverse=True)[1]
-    weight_N, turn_N = stream.weight_N[step], stream.turn_N[step]
-    scale_N = scales(config.reduction, weight_N, sequence_N, horizon=config.horizon) * weight_N
+    weight_N, turn_N, scale_N = stream.weight_N[step], stream.turn_N[step], scale_N[step]
     now = Now(
         logp_N=stream.old_logp_N[step],
         old_logp_N=stream.old_logp_N[step],
@@ -151,7 +153,7 @@ def imitation_gradient(
     loss_sum, factor_N = 0.0, torch.zeros(num_tokens)
     for at, stats in _passes(model, stream, rows, config, temperature):
         now = everything.at(at, stats.logp_N)
-        loss = imitation.weighted(now, weight_N[at].to(stats.logp_N.device)).sum()
+        loss = imitation.weighted(now, (weight_N * stream.factor_N)[at].to(stats.logp_N.device)).sum()
         _check(loss.detach(), "imitation loss", stream, at)
         (factor * loss / total_weight).backward()
         loss_sum += float(loss.detach()) / float(total_weight)
@@ -162,6 +164,15 @@ def imitation_gradient(
         "imitation/ess": effective_sample_size(factor_N),
         "tokens/imitation": float(num_tokens),
     } | found
+
+
+def _scales(stream: Stream, chosen: Sequence[int], config: TrainConfig) -> torch.Tensor:
+    """[N] what each token's loss is multiplied by, at the places of these rows; divisors are of all of them."""
+    step = stream.places(chosen)
+    weight_N, scale_N = stream.weight_N[step], torch.zeros_like(stream.weight_N)
+    reduced_N = scales(config.reduction, weight_N, stream.episode_N[step], horizon=config.horizon)
+    scale_N[step] = reduced_N * weight_N * stream.factor_N[step]
+    return scale_N
 
 
 def _value_loss(value_N: torch.Tensor, stream: Stream, at: torch.Tensor, config: TrainConfig) -> torch.Tensor:

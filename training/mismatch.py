@@ -7,6 +7,7 @@ once, before learning.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 from pydantic import Field, model_validator
@@ -17,6 +18,8 @@ from agentkit.training.settings import Settings
 
 if TYPE_CHECKING:
     import torch
+
+    from agentkit.training.stream import Stream
 else:
     torch = lazy_module("torch")
 
@@ -124,25 +127,35 @@ Rejection = Annotated[SequenceMIS | GeometricRS | K3RS, Field(discriminator="nam
 class Mismatch(Settings):
     """Correction of tokens of μ for π_old (verl's `rollout_correction`), decoupled from the ratio π/π_old of the loss.
 
-    Factors multiply credit. They so enter the normaliser too, except under sums, and a step's factors have mean 1
-    (verl's batch normalisation); what is left out leaves numerator and denominator. A sequence is an episode.
+    Factors multiply the loss; its divisor counts every token that stays. What is left out leaves both. A sequence is an
+    episode.
     """
 
     weigh: Weighing | None = Field(default_factory=TokenTIS)
     """None counts every token that stays alike."""
     reject: tuple[Rejection, ...] = ()
     """One after the other; a sequence must pass all."""
+    normalise: bool = False
+    """Divide the factors by their mean over the tokens that stay (verl's batch normalisation)."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Mismatch:
         if self.weigh is None and not self.reject:
             raise ValueError("weigh = None and reject = () correct nothing; leave mismatch out")
+        if self.weigh is None and self.normalise:
+            raise ValueError("normalise needs factors; choose weigh, or leave normalise out")
         return self
+
+    def corrected(self, stream: Stream) -> tuple[Stream, dict[str, float]]:
+        """(the stream, its tokens weighed or left out; metrics)."""
+        factor_N, stays_N, found = self.factors(stream.old_logp_N, stream.behaviour_logp_N, stream.episode_N)
+        weighed = replace(stream, factor_N=stream.factor_N * factor_N, weight_N=stream.weight_N * stays_N)
+        return weighed, found
 
     def factors(
         self, old_logp_N: torch.Tensor, behaviour_logp_N: torch.Tensor, sequence_N: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        """([N] factor of each token, ≥ 0 and without gradient; metrics).
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
+        """([N] factor of each token, ≥ 0 and without gradient; [N] whether it stays; metrics).
 
         Args:
             old_logp_N: log π_old of each sampled token.
@@ -155,16 +168,24 @@ class Mismatch(Settings):
         """
         log_N = (old_logp_N - behaviour_logp_N).detach().double().clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
         _, place_N = torch.unique(sequence_N, return_inverse=True)
-        factor_N = torch.ones_like(log_N) if self.weigh is None else self.weigh.weights(log_N, place_N)
+        stays_N = torch.ones_like(log_N, dtype=torch.bool)
         for rejection in self.reject:
-            factor_N = factor_N * rejection.kept(log_N, place_N)[place_N]
-        return factor_N.float(), {
-            "mismatch/ess": effective_sample_size(factor_N),
-            "mismatch/rejected": float((factor_N == 0).double().mean()),
-            "mismatch/max_ratio": float(log_N.max().exp()),
-            "mismatch/kl_k1": float(-log_N.mean()),
-            "mismatch/kl_k3": float(_k3(log_N).mean()),
-        }
+            stays_N &= rejection.kept(log_N, place_N)[place_N]
+        factor_N = torch.ones_like(log_N) if self.weigh is None else self.weigh.weights(log_N, place_N)
+        if self.normalise and bool(stays_N.any()):
+            factor_N = factor_N / factor_N[stays_N].mean().clamp(min=1e-8)
+        return (
+            factor_N.float(),
+            stays_N,
+            {
+                "mismatch/ess": effective_sample_size(factor_N * stays_N),
+                "mismatch/rejected": float(1 - stays_N.double().mean()),
+                "mismatch/zeroed": float((factor_N == 0)[stays_N].double().sum()) / max(1, int(stays_N.sum())),
+                "mismatch/max_ratio": float(log_N.max().exp()),
+                "mismatch/kl_k1": float(-log_N.mean()),
+                "mismatch/kl_k3": float(_k3(log_N).mean()),
+            },
+        )
 
 
 Band = TypeVar("Band", IcePop, SequenceMIS, GeometricRS)

@@ -15,8 +15,8 @@ from agentkit.policies.local import LocalPolicy
 from agentkit.seeding import derive_seed
 from agentkit.spans import parse_response, response_roles
 from agentkit.training.forward import check_model, forward
-from agentkit.training.packing import micro_batches, pair_cost
 from agentkit.training.network import Network, learning_parameters
+from agentkit.training.packing import micro_batches, pair_cost
 from agentkit.training.rows import Row, Tokens, build_rows, recorded_tokens
 from agentkit.training.schedule import cosine_decay, warmup
 from agentkit.training.selection import Given, Selection, advantage_weights, check_judged

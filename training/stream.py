@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agentkit.lazy import lazy_module
 from agentkit.training.rows import Row
@@ -48,7 +49,11 @@ class Stream:
     shared_N: torch.Tensor
     """True where the token's turn is shared with another attempt: it comes before the turn at which one branched."""
     weight_N: torch.Tensor
-    """Credit, times any correction for the mismatch of μ and π_old."""
+    """Credit, 0 for what is left out; what losses are divided by counts it."""
+    factor_N: torch.Tensor
+    """Correction for the mismatch of μ and π_old: multiplies losses, and no divisor counts it."""
+    learns_R: NDArray[np.bool_]
+    """Rows whose loss has a gradient: divisors count the others, which nobody computes."""
     reference: TokenStats | None = None
     """What the frozen reference says of the tokens; None if nothing asks it."""
     policy: TokenStats | None = None
@@ -78,7 +83,7 @@ def flatten(
     reference: TokenStats | None = None,
     policy: TokenStats | None = None,
 ) -> Stream:
-    """The stream of some rows, every token of weight 1.
+    """The stream of some rows, every token of weight and factor 1.
 
     Args:
         rows: What is learnt from.
@@ -104,6 +109,8 @@ def flatten(
         memory_N=torch.from_numpy(np.concatenate(memory)),
         shared_N=torch.from_numpy(np.concatenate(shared)),
         weight_N=torch.ones(sum(counts)),
+        factor_N=torch.ones(sum(counts)),
+        learns_R=np.ones(len(rows), np.bool_),
         reference=reference,
         policy=policy,
     )

@@ -6,11 +6,22 @@ import json
 import math
 import struct
 from pathlib import Path
+from typing import Any
 
 from agentkit.cli.choices import check_env
 from agentkit.cli.config import RunConfig
 from agentkit.cli.run import has_checkpoints
 from agentkit.cli.show import show_table
+from agentkit.errors import ConfigError
+from agentkit.training.config import TrainConfig
+from agentkit.training.plans import RolloutPlan
+from agentkit.training.settings import Settings
+
+TOLD = {
+    *("iterations", "tasks_per_iteration", "group_size", "task_pool"),
+    *("epochs", "minibatches", "learning_rate", "checkpoint_every", "keep_checkpoints"),
+}
+"""Settings of training that the plan says in words of its own."""
 
 
 def plan_rows(config: RunConfig) -> list[tuple[str, str]]:
@@ -25,6 +36,8 @@ def plan_rows(config: RunConfig) -> list[tuple[str, str]]:
     outputs = ["config.json", "episodes.sqlite", "metrics.jsonl", "tensorboard/", "checkpoints/", "curve.png"]
     if train.imitation.weight > 0:
         outputs.insert(2, "replay.sqlite")
+    if train.retention is not None:
+        outputs.insert(2, "retained.sqlite")
     rows = [
         ("load", f"model {config.model.path} ({_size(config.model.path)})"),
         ("recall", "nothing" if memory.folder is None else f"up to {memory.k} memories from {memory.folder}"),
@@ -39,11 +52,31 @@ def plan_rows(config: RunConfig) -> list[tuple[str, str]]:
             f"up to {train.iterations * train.epochs * train.minibatches} optimizer steps at learning rate "
             f"{train.learning_rate:g}, credit {train.credit.name}, {imitation}",
         ),
+        *part_rows(train),
         ("save", f"a checkpoint every {train.checkpoint_every} iterations, the last {train.keep_checkpoints} kept"),
         ("evaluate", _panel(config)),
         ("write", f"{config.out}/: {', '.join([*outputs, 'model/', 'eval.json'])}"),
     ]
     return [*rows, *(("PROBLEM", problem) for problem in _problems(config))]
+
+
+def part_rows(train: TrainConfig) -> list[tuple[str, str]]:
+    """(setting, what it is) of all that is not as by default and that the other rows do not say."""
+    return [(name, _said(getattr(train, name))) for name in TrainConfig.model_fields if name in train.changed - TOLD]
+
+
+def _said(value: Any) -> str:
+    """A setting's value: a part by its name, with what differs from its own defaults."""
+    if isinstance(value, Settings):
+        changed = [name for name in type(value).model_fields if name in value.changed and name != "name"]
+        details = ", ".join(f"{name} = {_said(getattr(value, name))}" for name in changed)
+        name = getattr(value, "name", "")
+        return f"{name} ({details})" if name and details else name or details or "as by default"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_said(each)}" for name, each in value.items())
+    if isinstance(value, tuple):
+        return "(" + ", ".join(map(_said, value)) + ")"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def evaluation_rows(config: RunConfig, policy: str | None) -> list[tuple[str, str]]:
@@ -100,8 +133,17 @@ def _problems(config: RunConfig) -> list[str]:
         found.append(f"there is no model folder {str(config.model.path)!r}")
     if has_checkpoints(config.out):
         found.append(f"{str(config.out)!r} holds a run already; go on with it: agentkit resume {config.out}")
-    if config.sampling.temperature == 0:
-        found.append("sampling.temperature = 0 gives every attempt of a group the same tokens")
+    for check in (
+        lambda: config.train.check_sampling(config.sampling),
+        lambda: (config.train.plan or RolloutPlan()).check(config.train, config.env.id),
+    ):
+        try:
+            check()
+        except ConfigError as error:
+            found.append(str(error))
+    retention = config.train.retention
+    if retention is not None and not Path(retention.log).is_file():
+        found.append(f"there is no earlier run's log {retention.log!r}")
     if config.memory.folder is not None and not (config.memory.folder / "memory.sqlite").is_file():
         found.append(f"there is no memory in {str(config.memory.folder)!r}")
     return found

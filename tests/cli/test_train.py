@@ -131,6 +131,59 @@ def test_a_dry_run_shows_the_plan_and_touches_nothing(
     assert "PROBLEM" not in rows
 
 
+def test_a_dry_run_names_every_part_that_is_not_the_default(
+    agentkit: Command, write_config: Callable[..., Path]
+) -> None:
+    plain = agentkit("train", write_config(), "--dry-run").stdout
+    assert [line.split()[0] for line in plain.splitlines()] == [
+        *("load", "recall", "play", "collect", "train", "save", "evaluate", "write"),
+    ]
+    more = """
+    task_pool = 4
+    tasks = {name = "mopps", memory = 0.25}
+    filter = {name = "top-p"}
+    schedules.learning_rate = {name = "linear", end = 0.5, length = 9}
+    schedules.kl_coef = {name = "constant", warmup = 2, warmup_from = 0.5}
+    kl_coef = 0.125
+    plan = {name = "exgrpo", share = 0.25}
+    mismatch = {weigh = {name = "icepop"}}
+    modifiers = [{name = "canon"}, {name = "ace"}]
+    overlong_penalty = {max_length = 16, cache_length = 4}
+    overlong_filter = "episodes"
+    retention.log = "earlier.sqlite"
+    """
+    result = agentkit("train", write_config(more), "--dry-run")
+    assert result.exit_code == 0, result.output
+    rows = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+    told = {
+        "tasks": "mopps (memory = 0.25)",
+        "filter": "top-p",
+        "schedules": "learning_rate: linear (length = 9, end = 0.5), kl_coef: constant (warmup = 2, warmup_from = 0.5)",
+        "kl_coef": "0.125",
+        "plan": "exgrpo (share = 0.25)",
+        "mismatch": "weigh = icepop",
+        "modifiers": "(canon, ace)",
+        "overlong_penalty": "max_length = 16, cache_length = 4",
+        "overlong_filter": "episodes",
+        "retention": "log = earlier.sqlite",
+    }
+    assert {name: rows[name].strip() for name in told} == told
+    assert "retained.sqlite" in rows["write"]
+    assert rows["PROBLEM"].strip() == "there is no earlier run's log 'earlier.sqlite'"
+
+
+def test_a_dry_run_tells_what_the_trainer_would_refuse(agentkit: Command, write_config: Callable[..., Path]) -> None:
+    more = """
+    plan.name = "spec-rl"
+    overlong_penalty = {max_length = 20, cache_length = 4}
+    """
+    lines = agentkit("train", write_config(more), "--dry-run").stdout.splitlines()
+    problems = [line for line in lines if line.startswith("PROBLEM")]
+    assert len(problems) == 2
+    assert "max_length - cache_length = 16 tokens, and sampling.max_new_tokens = 16" in problems[0]
+    assert "task_pool = None" in problems[1]
+
+
 def test_a_dry_run_tells_what_would_stop_the_run(
     agentkit: Command, write_config: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentkit.memory.log import EpisodeLog
+from agentkit.training import filters
 from agentkit.training.filters import Dynamic, TopP, TopShare, group_variances
 
 VARIANCES = st.lists(st.one_of(st.just(0.0), st.floats(1e-6, 10)), min_size=1, max_size=12).map(np.array)
@@ -86,17 +87,19 @@ def test_dynamic_sampling_plays_other_tasks_for_those_left_out(make_trainer, tmp
     with EpisodeLog.open(tmp_path / "episodes.sqlite") as log:
         groups = len({episode.group_id for episode in log.episodes()})
     assert values["filter/rounds"] > 1, "the case must need another round"
-    assert values["filter/groups"] == groups == trainer.beliefs.next > 3
+    assert values["filter/groups"] == groups == trainer.collector.beliefs.next > 3
     assert values["filter/kept"] == 3 or values["filter/rounds"] == 4
+
+
+def without_variance(value_N, group_N, num_groups):
+    return np.zeros(len(value_N)), np.zeros(num_groups)
 
 
 def test_dynamic_sampling_ends_with_the_pool(make_trainer, tmp_path, monkeypatch):
     trainer = make_trainer(
         tmp_path, filter=Dynamic(), task_pool=4, group_size=2, imitation={"weight": 0}, bottleneck_every=0
     )
-    monkeypatch.setattr(
-        "agentkit.training.trainer.group_variances", lambda return_E, group_E: np.zeros(group_E.max() + 1)
-    )
+    monkeypatch.setattr(filters, "within_groups", without_variance)
     values = trainer.iterate()
     assert (values["filter/groups"], values["filter/kept"]) == (4, 0)
     assert "tokens/policy" not in values
@@ -106,9 +109,7 @@ def test_training_ends_when_nothing_teaches_for_long(make_trainer, tmp_path, mon
     trainer = make_trainer(
         tmp_path, iterations=9, filter=TopP(stop_after=2), imitation={"weight": 0}, bottleneck_every=0
     )
-    monkeypatch.setattr(
-        "agentkit.training.trainer.group_variances", lambda return_E, group_E: np.zeros(group_E.max() + 1)
-    )
+    monkeypatch.setattr(filters, "within_groups", without_variance)
     with pytest.warns(RuntimeWarning, match="no group had anything to teach in 2 iterations"):
         trainer.train()
     assert trainer.iteration == 2

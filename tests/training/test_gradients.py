@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentkit.errors import PolicyFault
 from agentkit.memory.records import Role
 from agentkit.policies.policy import Sampling
 from agentkit.training import forward, gradients
+from agentkit.training.batch import shares
 from agentkit.training.config import ImitationConfig, TrainConfig
 from agentkit.training.credit import ActFocus, Uniform
 from agentkit.training.losses import (
@@ -38,8 +41,9 @@ from agentkit.training.losses import (
 )
 from agentkit.training.mismatch import K3RS, Mismatch
 from agentkit.training.replay import Entry
-from agentkit.training.rows import build_rows
+from agentkit.training.rows import Row, build_rows
 from agentkit.training.schedule import Cosine
+from agentkit.training.stream import flatten
 from agentkit.training.trainer import Trainer
 
 ADVANTAGES = [1.5, -0.7, -0.8, 0.4]
@@ -107,7 +111,7 @@ def over_all_tokens(trainer, rows):
     policy.zero_grad(set_to_none=True)
     mine = [numbers(policy, row) for row in rows]
     with torch.no_grad():
-        reference = copy.deepcopy(trainer.reference or trainer.policy.model).double()
+        reference = copy.deepcopy(trainer.models.reference or trainer.policy.model).double()
         frozen = [numbers(reference, row) for row in rows]
 
     def join(pieces):
@@ -147,8 +151,8 @@ def token_advantages(rows):
 def policy_gradient(trainer, rows):
     trainer.policy.model.zero_grad(set_to_none=True)
     needs_reference = trainer.config.credit.needs_reference or trainer.config.kl_coef > 0
-    reference = trainer._measure_reference(rows) if needs_reference else None
-    stream = trainer._stream(rows, token_advantages(rows), reference)
+    reference = trainer.models.measure_reference(rows) if needs_reference else None
+    stream = trainer.models.stream(trainer.config, rows, token_advantages(rows), reference)
     values = gradients.policy_gradient(
         trainer.policy.model, stream, list(range(len(rows))), trainer.config, TEMPERATURE
     )
@@ -157,9 +161,9 @@ def policy_gradient(trainer, rows):
 
 def replay_only(trainer, monkeypatch, entries, rows_of):
     """Let the trainer's buffer hold and draw just these entries."""
-    monkeypatch.setattr(type(trainer.replay), "__len__", lambda self: len(entries))
-    monkeypatch.setattr(trainer.replay, "sample", lambda num, rng: entries)
-    monkeypatch.setattr(trainer.replay, "rows", rows_of)
+    monkeypatch.setattr(type(trainer.imitation.buffer), "__len__", lambda self: len(entries))
+    monkeypatch.setattr(trainer.imitation.buffer, "sample", lambda num, rng: entries)
+    monkeypatch.setattr(trainer.imitation.buffer, "rows", rows_of)
 
 
 CASES = {
@@ -232,7 +236,7 @@ def test_the_imitation_gradient_is_that_of_the_formula_over_its_own_tokens(make,
     entries = [Entry(number, str(number), advantage, 0) for number, advantage in enumerate([0.9, 0.2, 1.7, 0.5])]
     replay_only(trainer, monkeypatch, entries, lambda entry: [rows[entry.number]])
     trainer.policy.model.zero_grad(set_to_none=True)
-    values = trainer._imitate()
+    values = trainer.imitation.gradient(trainer._now())
     found = flat(trainer.policy.model)
 
     model, token = over_all_tokens(trainer, rows)
@@ -255,14 +259,14 @@ def test_the_imitation_weight_rises_along_its_ramp(make, rows, monkeypatch):
     trainer = make(imitation=ImitationConfig(weight=0.8), schedules={"imitation.weight": ramp})
     replay_only(trainer, monkeypatch, [Entry(0, "a", 1.0, 0)], lambda entry: [rows[0]])
     factors = []
-    for trainer.clocks.steps in (0, 1, 3, 8):  # the steps done before
-        factors.append(trainer._imitate()["imitation/factor"])
+    for trainer.learner.clocks.steps in (0, 1, 3, 8):  # the steps done before
+        factors.append(trainer.imitation.gradient(trainer._now())["imitation/factor"])
     assert factors == pytest.approx([0.8 * 0.5 * (1 - 2**-0.5), 0.4, 0.8, 0.8])
 
 
 def test_energies_for_credit_are_standardised_over_all_rows_and_not_per_micro_batch(make, rows):
     trainer = make(micro_batch_tokens=1)
-    stream = trainer._stream(rows, token_advantages(rows), trainer._measure_reference(rows))
+    stream = trainer.models.stream(trainer.config, rows, token_advantages(rows), trainer.models.measure_reference(rows))
     _, token = over_all_tokens(trainer, rows)
     assert stream.weight_N.numpy() == pytest.approx(written_out_weights(token, 0.1, 0.5).numpy(), abs=1e-3)
 
@@ -311,11 +315,11 @@ def test_neither_the_split_nor_the_order_of_rows_changes_any_loss(make, rows, ca
     for order, micro_batch_tokens in (((0, 1, 2, 3), 10_000), ((2, 3, 1, 0), 1)):
         trainer = make(micro_batch_tokens=micro_batch_tokens, **({"entropy_coef": 0.0} | EVERY_LOSS[case]))
         ordered = [rows[i] for i in order]
-        reference = trainer._measure_reference(ordered) if trainer.config.needs_reference else None
+        reference = trainer.models.measure_reference(ordered) if trainer.config.needs_reference else None
         advantage_N = torch.tensor(
             np.repeat([[0.8, -0.5][row.episode] for row in ordered], [r.num_sampled for r in ordered])
         )
-        stream = trainer._stream(ordered, advantage_N, reference)
+        stream = trainer.models.stream(trainer.config, ordered, advantage_N, reference)
         stream = dataclasses.replace(stream, group_N=torch.zeros(len(stream.role_N), dtype=torch.long))
         history = EntropyHistory(turns={0: [2.0, 1.0], 1: [1.0, 1.0]}, anchor=0.1)
         model = trainer.policy.model
@@ -333,7 +337,9 @@ def test_the_split_changes_no_loss_of_replayed_tokens(make, rows, loss):
     results = []
     for micro_batch_tokens in (10_000, 1):
         trainer = make(imitation=ImitationConfig(loss=loss), micro_batch_tokens=micro_batch_tokens)
-        stream = trainer._stream(rows, token_advantages(rows).clamp(min=0), trainer._measure_reference(rows))
+        stream = trainer.models.stream(
+            trainer.config, rows, token_advantages(rows).clamp(min=0), trainer.models.measure_reference(rows)
+        )
         model = trainer.policy.model
         model.zero_grad(set_to_none=True)
         rng = np.random.default_rng(3)
@@ -350,21 +356,20 @@ def test_the_split_changes_no_loss_of_replayed_tokens(make, rows, loss):
 def test_rejected_tokens_leave_numerator_and_denominator(make, rows):
     """An episode that the mismatch rejects might as well not be there."""
     trainer = make(credit=Uniform(), entropy_coef=0.0)
-    stream = trainer._stream(rows, token_advantages(rows), None, measured=True)
+    stream = trainer.models.stream(trainer.config, rows, token_advantages(rows), None, measured=True)
     mean_E = [
         float((r.exp() - 1 - r).mean())
         for r in ((stream.old_logp_N - stream.behaviour_logp_N)[stream.episode_N == e].double() for e in range(4))
     ]
     most = (sorted(mean_E)[2] + max(mean_E)) / 2
     mismatch = Mismatch(weigh=None, reject=(K3RS(most=most),))
-    factor_N, found = mismatch.factors(stream.old_logp_N, stream.behaviour_logp_N, stream.episode_N)
+    rejected, found = mismatch.corrected(stream)
     assert 0 < found["mismatch/rejected"] < 1
     left = [e for e in range(4) if mean_E[e] <= most]
     model = trainer.policy.model
     results = []
-    for weight_N, chosen in ((stream.weight_N * factor_N, range(4)), (stream.weight_N, left)):
+    for changed, chosen in ((rejected, range(4)), (stream, left)):
         model.zero_grad(set_to_none=True)
-        changed = dataclasses.replace(stream, weight_N=weight_N)
         results.append((gradients.policy_gradient(model, changed, chosen, trainer.config, TEMPERATURE), flat(model)))
     assert results[0][0]["loss/policy"] == pytest.approx(results[1][0]["loss/policy"], abs=1e-6)
     assert relative(results[0][1], results[1][1]) < 1e-5
@@ -374,7 +379,7 @@ def test_rejected_tokens_leave_numerator_and_denominator(make, rows):
 def test_a_log_probability_that_is_not_finite_names_the_episodes_and_no_step_is_taken(make, rows, monkeypatch, loss):
     trainer = make(loss=loss, micro_batch_tokens=1)
     trainer.iteration = 7
-    stream = trainer._stream(rows, token_advantages(rows), trainer._measure_reference(rows))
+    stream = trainer.models.stream(trainer.config, rows, token_advantages(rows), trainer.models.measure_reference(rows))
     stream = dataclasses.replace(stream, episode_ids=["a", "b", "c", "d"])
     before = [parameter.detach().clone() for parameter in trainer.policy.model.parameters()]
     honest = forward.forward
@@ -395,7 +400,7 @@ def test_a_log_probability_that_is_not_finite_names_the_episodes_and_no_step_is_
 
 def test_a_loss_that_is_not_finite_names_the_episodes(make, rows):
     trainer = make(credit=Uniform(), micro_batch_tokens=1)
-    stream = trainer._stream(rows, token_advantages(rows), None)
+    stream = trainer.models.stream(trainer.config, rows, token_advantages(rows), None)
     advantage_N = torch.where(stream.episode_N == 1, float("inf"), stream.advantage_N)
     stream = dataclasses.replace(stream, advantage_N=advantage_N)
     with pytest.raises(PolicyFault, match="the loss of episode number 1 is not finite"):
@@ -404,7 +409,7 @@ def test_a_loss_that_is_not_finite_names_the_episodes(make, rows):
 
 def test_a_gradient_that_is_not_finite_names_the_episodes(make, rows, monkeypatch):
     trainer = make(credit=Uniform())
-    stream = trainer._stream(rows, token_advantages(rows), None)
+    stream = trainer.models.stream(trainer.config, rows, token_advantages(rows), None)
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(float("inf")))
     with pytest.raises(PolicyFault, match="gradient of iteration 0 is not finite, no step") as raised:
         trainer._step(stream, [0, 1, 3])
@@ -417,8 +422,8 @@ def test_erroneous_turns_are_context_only_under_supervised_replay(parts, make, r
     trainer = make(credit=Uniform(), imitation=ImitationConfig(weight=1.0, loss=Supervised()))
     episode = parts.make_episode([parts.make_turn([9], [20, 21], valid=False), parts.make_turn([9], [40])])
     replay_only(trainer, monkeypatch, [Entry(0, "a", 1.0, 0)], lambda entry: [dataclasses.replace(rows[1], episode=0)])
-    monkeypatch.setattr(trainer, "_logged", lambda entry: episode)
-    found = trainer._imitate()["loss/imitation"]
+    monkeypatch.setattr(trainer.imitation.buffer, "episode", lambda entry: episode)
+    found = trainer.imitation.gradient(trainer._now())["loss/imitation"]
     with torch.no_grad():
         logp = numbers(trainer.policy.model, rows[1])["logp"]
     assert found == pytest.approx(-float(logp[2:].mean()), rel=1e-4)
@@ -436,16 +441,92 @@ def test_a_run_with_every_state_it_can_keep_goes_on_bit_for_bit(parts, tmp_path)
     whole.train(on_iteration=lambda number, values: seen.append(values))
     assert all(values["mismatch/ess"] == pytest.approx(1, abs=1e-3) for values in seen if "mismatch/ess" in values)
     assert any("mismatch/ess" in values for values in seen)
-    assert whole._entropies.turns
-    assert len(whole._means) == 9
+    assert whole.learner.entropies.turns
+    assert len(whole.imitation.means) == 9
     part = parts.make_trainer(tmp_path / "part", iterations=2, **changes)
     part.train()
     part.close()
     again = parts.make_trainer(tmp_path / "part", iterations=3, **changes)
     again.restore()
-    assert len(again._means) == 6
+    assert len(again.imitation.means) == 6
     again.train()
     assert parts.digest(again.policy.model) == parts.digest(whole.policy.model)
-    assert (again._entropies, again._means) == (whole._entropies, whole._means)
+    assert again.learner.entropies == whole.learner.entropies
+    assert again.imitation.means == whole.imitation.means
     again.close()
     whole.close()
+
+
+REDUCTIONS = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-sum-norm", "seq-mean-token-mean")
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("credit", [Uniform(), ActFocus()])
+def test_rows_that_do_not_learn_count_in_the_divisors_and_are_not_computed(make, rows, reduction, credit, monkeypatch):
+    horizon = {"horizon": 50} if reduction.endswith("norm") else {}
+    trainer = make(credit=credit, entropy_coef=0.0, reduction=reduction, **horizon)
+    model, config = trainer.policy.model, trainer.config
+    advantage_N = token_advantages(rows)
+    advantage_N[torch.tensor(np.repeat([row.episode == 1 for row in rows], [row.num_sampled for row in rows]))] = 0.0
+    reference = trainer.models.measure_reference(rows) if config.needs_reference else None
+    stream = trainer.models.stream(config, rows, advantage_N, reference)
+    learns_R = np.array([row.episode != 1 for row in rows])
+    passed: list[Row] = []
+    inner = gradients.forward
+
+    def counted(model, rows, *more):
+        passed.extend(rows)
+        return inner(model, rows, *more)
+
+    monkeypatch.setattr(gradients, "forward", counted)
+    found = []
+    for changed in (stream, dataclasses.replace(stream, learns_R=learns_R)):
+        passed.clear()
+        model.zero_grad(set_to_none=True)
+        values = gradients.policy_gradient(model, changed, list(range(len(rows))), config, TEMPERATURE)
+        found.append((values["loss/policy"], flat(model), len(passed)))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
+    assert relative(found[1][1], found[0][1]) < 1e-5
+    assert (found[0][2], found[1][2]) == (len(rows), int(learns_R.sum()))
+
+
+@pytest.mark.parametrize("reduction", ["token-mean", "seq-mean-token-mean"])
+def test_a_factor_of_a_whole_sequence_is_not_divided_out(make, rows, reduction):
+    """Twice the factor is twice the loss, and of one sequence its share of it."""
+    trainer = make(credit=Uniform(), entropy_coef=0.0, reduction=reduction)
+    stream = trainer.models.stream(trainer.config, rows, token_advantages(rows), None)
+    one_N = (stream.episode_N == 0).float()
+
+    def loss(factor_N):
+        changed = dataclasses.replace(stream, factor_N=factor_N)
+        chosen = list(range(len(rows)))
+        return gradients.policy_gradient(trainer.policy.model, changed, chosen, trainer.config, TEMPERATURE)[
+            "loss/policy"
+        ]
+
+    whole, own = loss(torch.ones_like(one_N)), loss(one_N)
+    assert loss(2 * torch.ones_like(one_N)) == pytest.approx(2 * whole, rel=1e-5)
+    assert own != 0
+    assert loss(1 + one_N) == pytest.approx(whole + own, rel=1e-5)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 4), st.booleans()), min_size=1, max_size=12), st.integers(1, 5), st.integers(0, 9)
+)
+def test_steps_share_out_whole_episodes_and_each_has_some_that_learn(episodes, num, seed):
+    """Each episode: how many rows it has, and whether they learn."""
+    token = np.array([False, True])
+    nothing = np.zeros(2, np.int8), np.zeros(2, np.float32), np.zeros(2, np.int32)
+    rows = [Row(e, np.array([0, 1]), token, *nothing) for e, (count, _) in enumerate(episodes) for _ in range(count)]
+    learns_R = np.array([learns for count, learns in episodes for _ in range(count)])
+    if not learns_R.any():
+        return
+    stream = dataclasses.replace(flatten(rows, torch.ones(len(rows))), learns_R=learns_R)
+    steps = shares(stream, num, np.random.default_rng(seed))
+    learning = sum(learns for _, learns in episodes)
+    assert len(steps) == min(num, learning)
+    assert sorted(row for step in steps for row in step) == list(range(len(rows)))
+    of_step = [{rows[row].episode for row in step} for step in steps]
+    assert sum(map(len, of_step)) == len(episodes), "no episode is in two steps"
+    taught = [sum(episodes[e][1] for e in step) for step in of_step]
+    assert max(taught) - min(taught) <= 1

@@ -24,7 +24,8 @@ from agentkit.training.mismatch import (
 def factors(mismatch, ratios, sequence):
     log = torch.tensor(ratios, dtype=torch.float64).log()
     behaviour = torch.full_like(log, -1.0)
-    return mismatch.factors(behaviour + log, behaviour, torch.tensor(sequence))
+    factor_N, stays_N, found = mismatch.factors(behaviour + log, behaviour, torch.tensor(sequence))
+    return factor_N * stays_N, found
 
 
 BY_HAND = {
@@ -48,9 +49,19 @@ def test_factors_by_hand(case):
     mismatch, expected = BY_HAND[case]
     found, metrics = factors(mismatch, [1.0, 2.0, 0.5, 4.0, 0.1], [4, 4, 4, 9, 9])
     assert found.tolist() == pytest.approx(expected, abs=1e-7)
-    assert metrics["mismatch/rejected"] == expected.count(0.0) / 5
+    rejected = expected.count(0.0) / 5
+    popped = isinstance(mismatch.weigh, IcePop)
+    assert metrics["mismatch/rejected"] == pytest.approx(0.0 if popped else rejected)
+    assert metrics["mismatch/zeroed"] == pytest.approx(rejected if popped else 0.0)
     total, squares = sum(expected), sum(x * x for x in expected)
     assert metrics["mismatch/ess"] == pytest.approx(total**2 / (5 * squares) if squares else 0.0)
+
+
+def test_normalised_factors_have_mean_1_over_what_stays():
+    """Of episodes 4 and 9 the latter is rejected; the factors 1, 2, 0.5 of the former have mean 7/6."""
+    mismatch = Mismatch(weigh=TokenTIS(), reject=(SequenceMIS(),), normalise=True)
+    found, _ = factors(mismatch, [1.0, 2.0, 0.5, 4.0, 0.1], [4, 4, 4, 9, 9])
+    assert found.tolist() == pytest.approx([6 / 7, 12 / 7, 3 / 7, 0.0, 0.0])
 
 
 def test_metrics_by_hand():
@@ -72,7 +83,7 @@ def test_no_factor_overflows_and_none_carries_a_gradient():
     old = torch.tensor([0.0, -1e4], requires_grad=True)
     behaviour = torch.tensor([-1e4, 0.0])
     for weigh in (TokenTIS(cap=1e9), SequenceTIS(cap=1e9), IcePop(high=1e9)):
-        found, _ = Mismatch(weigh=weigh).factors(old, behaviour, torch.tensor([0, 1]))
+        found, _, _ = Mismatch(weigh=weigh).factors(old, behaviour, torch.tensor([0, 1]))
         assert found.isfinite().all()
         assert not found.requires_grad
 
@@ -118,6 +129,7 @@ def test_factors_agree_with_the_formulas_and_do_not_depend_on_order(tokens, rand
     ("make", "named"),
     [
         (lambda: Mismatch(weigh=None), "correct nothing; leave mismatch out"),
+        (lambda: Mismatch(weigh=None, reject=(K3RS(),), normalise=True), "normalise needs factors"),
         (lambda: IcePop(low=6), "low = 6 must be below high = 5"),
         (lambda: SequenceMIS(high=0.5), "low = 0.5 must be below high = 0.5"),
         (lambda: GeometricRS(low=1.1), "low = 1.1 must be below"),

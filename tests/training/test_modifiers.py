@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from agentkit.errors import ConfigError
 from agentkit.training.advantages import ACE, CANON, Amplify, DrGRPO, Novelty, Outcomes, Spread
+from agentkit.training.batch import Batch, Estimate
 from agentkit.training.config import TrainConfig
 from agentkit.training.credit import Uniform
 from agentkit.training.forward import measure
@@ -239,7 +240,8 @@ def test_the_trainer_applies_modifiers_in_order_to_what_it_measured(parts, tmp_p
     turns = [[parts.make_turn([5, 6], range(8, 8 + length))] for length in (3, 5, 4, 6)]
     rows = build_rows([parts.make_episode(each) for each in turns])[0]
     outcomes = parts.make_outcomes([[1], [0], [1], [0.5]], tokens_U=[3, 5, 4, 6], logp_U=[-1, -2, -3, -4])
-    found, reference = trainer._advantages(outcomes, rows, None)
+    found = Estimate.of(Batch([], outcomes, rows, np.zeros(4), {}), trainer.models, config)
+    reference = found.reference
     assert reference is not None
     turn_N = np.repeat(np.arange(4), [3, 5, 4, 6])
     entropy_N = measure(trainer.policy.model, rows, 1000).entropy_N.double().numpy()

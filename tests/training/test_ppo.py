@@ -70,8 +70,8 @@ def test_ppo_runs_learns_values_and_resumes_exactly(make_trainer, tmp_path):
     seen = []
     trainer.train(on_iteration=lambda number, values: seen.append(values))
     assert all(np.isfinite(values["loss/value"]) for values in seen)
-    assert float(trainer.values.linear.weight.detach().abs().max()) > 0
-    assert [group["lr"] for group in trainer.optimizer.param_groups] == pytest.approx([3e-3, 3e-2])
+    assert float(trainer.models.values.linear.weight.detach().abs().max()) > 0
+    assert [group["lr"] for group in trainer.learner.optimizer.param_groups] == pytest.approx([3e-3, 3e-2])
     trainer.close()
 
     first = make_trainer(tmp_path / "c", iterations=2, **PPO)
@@ -82,7 +82,7 @@ def test_ppo_runs_learns_values_and_resumes_exactly(make_trainer, tmp_path):
     second.train()
     for name, value in second.policy.model.named_parameters():
         assert torch.equal(value, dict(trainer.policy.model.named_parameters())[name]), name
-    for one, other in zip(second.values.parameters(), trainer.values.parameters(), strict=True):
+    for one, other in zip(second.models.values.parameters(), trainer.models.values.parameters(), strict=True):
         assert torch.equal(one, other)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -80,10 +79,10 @@ def test_replays_come_after_growing_times_and_go_on_after_a_resume(parts, earlie
         if restore:
             trainer.restore()
         trainer.train(
-            on_iteration=lambda number, values: found.append(("loss/retention" in values, trainer.clocks.days))
+            on_iteration=lambda number, values: found.append(("loss/retention" in values, trainer.learner.clocks.days))
         )
         trainer.close()
-        return parts.digest(trainer.policy.model), trainer._replays
+        return parts.digest(trainer.policy.model), trainer.rehearsal.replays
 
     whole = run(tmp_path / "whole", 4)
     days = [0.0, *(day for _, day in found)]
@@ -102,14 +101,15 @@ def test_the_anchor_pulls_towards_the_first_weights(make_trainer, earlier, tmp_p
     for number, anchor in enumerate((0.0, 3.0)):
         retention = Retention(log=earlier, share=1, episodes=10, anchor=anchor)
         trainer = make_trainer(tmp_path / str(number), retention=retention, credit=Uniform())
-        for parameter in trainer.learns:
+        for parameter in trainer.models.learns:
             parameter.data += 0.125
-        trainer.clocks.steps, trainer.clocks.opening, trainer.clocks.model = 24, 1.0, 1.0
-        trainer.optimizer.zero_grad()
-        values = trainer._recollect()
+        trainer.learner.clocks.steps, trainer.learner.clocks.opening, trainer.learner.clocks.model = 24, 1.0, 1.0
+        trainer.learner.optimizer.zero_grad()
+        days = trainer.learner.clocks.days
+        values = trainer.rehearsal.gradient(trainer.config, days)
         assert values["tokens/retention"] == 20
-        assert trainer._recollect() == {}  # the next one is due after two days
-        found.append([parameter.grad.clone() for parameter in trainer.learns if parameter.grad is not None])
+        assert trainer.rehearsal.gradient(trainer.config, days) == {}  # the next one is due after two days
+        found.append([parameter.grad.clone() for parameter in trainer.models.learns if parameter.grad is not None])
     for without, pulled in zip(*found, strict=True):
         assert (pulled - without).numpy() == pytest.approx(np.full(without.shape, 0.75), abs=1e-4)
 
@@ -121,16 +121,13 @@ def test_attempts_that_were_shown_a_quarantined_memory_are_not_replayed(parts, m
     trainer.recall = SimpleNamespace(memory=store)
     assert trainer._quarantined() == {bad.id} != {good.id}
     asked = []
-    update = trainer.replay.update
+    update = trainer.imitation.buffer.update
 
     def asking(*args: Any, **options: Any) -> Any:
         asked.append(options["quarantined"])
         return update(*args, **options)
 
-    trainer.replay.update = asking
-    trainer._ground = lambda on_episode, ground=trainer._ground: dataclasses.replace(
-        ground(on_episode), options=ground(on_episode).options | {"recall": None}
-    )
+    trainer.imitation.buffer.update = asking
     trainer.iterate()
     assert asked == [{bad.id}]
     store.close()

@@ -162,7 +162,7 @@ def test_a_resumed_run_goes_on_with_the_same_tasks(parts, tmp_path, sampler):
         if restore:
             trainer.restore()
         trainer.train()
-        tasks = [[episode.task.seed for episode in trainer.log.episodes()], trainer.beliefs.state()]
+        tasks = [[episode.task.seed for episode in trainer.log.episodes()], trainer.collector.beliefs.state()]
         trainer.close()
         return tasks, parts.digest(trainer.policy.model)
 

@@ -19,6 +19,7 @@ import torch
 from agentkit.errors import CheckpointError, ConfigError, OwnedElsewhereError, PolicyFault
 from agentkit.memory.log import EpisodeLog
 from agentkit.policies.policy import Sampling
+from agentkit.training.batch import Batch
 from agentkit.training.checkpoint import list_checkpoints
 from agentkit.training.config import ImitationConfig, TrainConfig
 from agentkit.training.credit import Uniform
@@ -137,11 +138,11 @@ def test_the_reference_stays_the_initial_policy(parts, make_trainer, tmp_path):
     trainer.train()
     trainer.close()
     assert parts.digest(trainer.policy.model) != initial
-    assert parts.digest(trainer.reference) == initial
+    assert parts.digest(trainer.models.reference) == initial
     resumed = make_trainer(tmp_path, iterations=3)
     resumed.restore()
     assert parts.digest(resumed.policy.model) == parts.digest(trainer.policy.model)
-    assert parts.digest(resumed.reference) == initial
+    assert parts.digest(resumed.models.reference) == initial
 
 
 def test_a_run_is_not_resumed_beside_another_reference_or_from_another_seed(parts, make_trainer, tmp_path):
@@ -213,7 +214,7 @@ def test_replay_never_enters_the_policy_streams_token_count(parts, whole):
 
 def test_minibatches_and_epochs_use_every_row_once_an_epoch(parts, make_trainer, tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path, minibatches=2, epochs=2, imitation=ImitationConfig(weight=0))
-    assert trainer.replay is None
+    assert trainer.imitation is None
     chosen = []
     original = trainer._step
 
@@ -242,13 +243,16 @@ def test_the_warm_up_reaches_the_rate_after_its_steps(make_trainer, tmp_path):
     assert rates == pytest.approx([1e-3, 2e-3, 3e-3, 3e-3])
 
 
+def seeds_of_three_iterations(trainer):
+    tasks = [trainer.collector.next_tasks(trainer.config, number, 3, set()) for number in range(3)]
+    return [[task.seed for task in each] for each in tasks]
+
+
 def test_tasks_come_in_order_and_a_pool_goes_round(make_trainer, tmp_path):
     trainer = make_trainer(tmp_path / "endless")
-    seeds = [[task.seed for task in trainer._next_tasks(3, set())] for _ in range(3)]
-    assert seeds == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert seeds_of_three_iterations(trainer) == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
     trainer = make_trainer(tmp_path / "pool", task_pool=4)
-    seeds = [[task.seed for task in trainer._next_tasks(3, set())] for _ in range(3)]
-    assert seeds == [[0, 1, 2], [3, 0, 1], [2, 3, 0]]
+    assert seeds_of_three_iterations(trainer) == [[0, 1, 2], [3, 0, 1], [2, 3, 0]]
 
 
 def untaught(parts, folder, *, sampling=None, **changes):
@@ -293,14 +297,14 @@ def test_broken_weights_raise_before_a_step_and_leave_the_last_checkpoint(
         with torch.no_grad():
             trainer.policy.model.model.norm.weight[0] = float("nan")
 
-    original = trainer._check
+    original = Batch.check
     if when == "learning":
 
         def check(*arguments):
             original(*arguments)
             break_weights()
 
-        monkeypatch.setattr(trainer, "_check", check)
+        monkeypatch.setattr(Batch, "check", check)
         with pytest.raises(PolicyFault, match=r"iteration 1: .* is not finite, no step was taken; resume"):
             trainer.train()
     else:
@@ -314,7 +318,7 @@ def test_broken_weights_raise_before_a_step_and_leave_the_last_checkpoint(
         with pytest.raises(PolicyFault, match=r"not finite|failed"):
             trainer.train()
     assert trainer.policy.version == 0
-    assert not trainer.optimizer.state_dict()["state"]
+    assert not trainer.learner.optimizer.state_dict()["state"]
     assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == ["000000"]
     monkeypatch.undo()
     trainer.close()
@@ -330,11 +334,11 @@ def test_greedy_sampling_is_refused(parts, tmp_path):
 
 def test_the_reference_is_made_only_where_something_reads_it(parts, tmp_path):
     without = untaught(parts, tmp_path / "a", credit=Uniform())
-    assert without.reference is None
+    assert without.models.reference is None
     without.close()
     for name, changes in {"energy": {}, "kl": {"credit": Uniform(), "kl_coef": 0.1}}.items():
         trainer = untaught(parts, tmp_path / name, **changes)
-        assert not any(parameter.requires_grad for parameter in trainer.reference.parameters())
+        assert not any(parameter.requires_grad for parameter in trainer.models.reference.parameters())
         assert all(parameter.requires_grad for parameter in trainer.policy.model.parameters())
         trainer.close()
 
@@ -343,7 +347,7 @@ def test_the_learning_model_given_as_reference_is_copied_and_not_frozen(parts, t
     policy = parts.make_policy()
     config = TrainConfig(tasks_per_iteration=2, group_size=2)
     trainer = Trainer(policy, parts.LAKE, tmp_path, config, reference=policy.model)
-    assert trainer.reference is not policy.model
+    assert trainer.models.reference is not policy.model
     assert all(parameter.requires_grad for parameter in policy.model.parameters())
     trainer.close()
 
@@ -351,13 +355,13 @@ def test_the_learning_model_given_as_reference_is_copied_and_not_frozen(parts, t
 def test_the_reference_is_asked_once_for_the_diagnostic_and_the_credit(parts, make_trainer, tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path, bottleneck_every=1, imitation=ImitationConfig(weight=0))
     calls = []
-    original = trainer._measure_reference
+    original = trainer.models.measure_reference
 
     def measure_reference(rows):
         calls.append(len(rows))
         return original(rows)
 
-    monkeypatch.setattr(trainer, "_measure_reference", measure_reference)
+    monkeypatch.setattr(trainer.models, "measure_reference", measure_reference)
     values = trainer.iterate()
     assert calls == [18]
     assert values["rows/learned"] > 0
@@ -369,10 +373,10 @@ def test_the_reference_is_asked_once_for_the_diagnostic_and_the_credit(parts, ma
 
 
 def test_the_energies_that_weigh_tokens_are_the_same_with_and_without_the_diagnostic(make_trainer, tmp_path):
-    small = {"tasks_per_iteration": 8, "group_size": 2}
+    small = {"tasks_per_iteration": 8, "group_size": 2, "entropy_coef": 0.0}
     with_it = make_trainer(tmp_path / "a", bottleneck_every=1, **small).iterate()
     without = make_trainer(tmp_path / "b", bottleneck_every=0, **small).iterate()
-    assert 0 < without["rows/learned"] < 16, "the credit must look at some groups only"
+    assert 0 < without["rows/learned"] < 16, "the loss must look at some groups only"
     for name in ("loss/policy", "share/action", "grad_norm", "entropy"):
         assert with_it[name] == pytest.approx(without[name], rel=1e-4)
 
@@ -383,10 +387,10 @@ def test_what_groups_said_before_a_checkpoint_counts_in_the_next_diagnostic(make
     first.close()
     second = make_trainer(tmp_path, iterations=3, bottleneck_every=3)
     second.restore()
-    assert len(second._groups) == 6
-    assert second._groups == first._groups
+    assert len(second.diagnosis.groups) == 6
+    assert second.diagnosis.groups == first.diagnosis.groups
     second.train()
-    assert len(second._groups) == 9, "fewer than a report needs: the next one goes on with them"
+    assert len(second.diagnosis.groups) == 9, "fewer than a report needs: the next one goes on with them"
 
 
 def test_a_trainer_closes_what_it_opened(parts, tmp_path):

@@ -152,7 +152,6 @@ def test_the_kl_term_is_that_of_trl(trainer_class):
 
 
 def test_factors_of_the_mismatch_multiply_the_loss_as_in_trl(trainer_class):
-    """TRL keeps the token count as the normaliser; ours is the sum of the weights, which is put in its place here."""
     batch = make_batch(0.2)
     factor = Mismatch(weigh=TokenTIS(cap=2.0)).factors(batch.old, batch.sampler, batch.sequence)[0].double()
     assert factor.max() == 2.0

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from agentkit.errors import ConfigError, EnvironmentFault
 from agentkit.memory.records import Episode
+from agentkit.training.overlong import OverlongPenalty
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -37,7 +38,7 @@ class Outcomes:
     starts: Ints
     """[E+1] place of each episode's first turn."""
     reward_U: Floats
-    """Reward of each turn, its penalty included."""
+    """Reward of each turn, its penalties included."""
     state_U: Ints
     """Turns of a group in which the policy was asked in the same state have the same number; −1 where it is unknown."""
     tokens_U: Ints
@@ -55,6 +56,7 @@ class Outcomes:
         episodes: Sequence[Episode],
         format_penalty: float = 0.0,
         *,
+        overlong_penalty: OverlongPenalty | None = None,
         reward_range: tuple[float, float] | None = None,
     ) -> Outcomes:
         """Those of recorded episodes.
@@ -62,7 +64,8 @@ class Outcomes:
         Args:
             episodes: In the order of the batch.
             format_penalty: Taken from the reward of each turn that was malformed or not understood.
-            reward_range: Least and greatest reward the environment may give for a turn, before the penalty.
+            overlong_penalty: What is taken from the reward of each turn for its length.
+            reward_range: Least and greatest reward the environment may give for a turn, before the penalties.
 
         Raises:
             ConfigError: There is no episode.
@@ -86,6 +89,9 @@ class Outcomes:
         reward_U = np.array(rewards, np.float64)
         _check_rewards(reward_U, starts, episodes, reward_range)
         reward_U = reward_U - format_penalty * ~np.array(valid, np.bool_)
+        tokens_U = np.array(tokens, np.int64)
+        if overlong_penalty is not None:
+            reward_U = reward_U - overlong_penalty.of(tokens_U)
         return cls(
             group_E=group_E,
             return_E=segment_sums(reward_U, starts),
@@ -93,7 +99,7 @@ class Outcomes:
             starts=starts,
             reward_U=reward_U,
             state_U=np.array(known, np.int64),
-            tokens_U=np.array(tokens, np.int64),
+            tokens_U=tokens_U,
             logp_U=np.array(logps, np.float64),
         )
 

@@ -35,6 +35,7 @@ class TrajectoryBalance(SequenceLoss):
     """Strength of the pull to the reference."""
     needs_reference: ClassVar[bool] = True
     needs_groups: ClassVar[bool] = True
+    pulls: ClassVar[bool] = True
     reductions: ClassVar[tuple[Reduction, ...] | None] = ("seq-mean-token-sum",)
 
     def sequences(self, now: Now) -> torch.Tensor:

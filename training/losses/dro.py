@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -26,6 +26,7 @@ class DRO(PolicyLoss):
     name: Literal["dro"] = "dro"
     beta: float = Field(default=0.1, gt=0)
     """Strength of the pull."""
+    pulls: ClassVar[bool] = True
 
     def tokens(self, now: Now) -> torch.Tensor:
         """[N] loss of each token, before weights and normaliser."""

@@ -26,6 +26,8 @@ class PolicyLoss(Settings):
     """Whether it asks the frozen reference."""
     needs_groups: ClassVar[bool] = False
     """Whether it compares the attempts of a group, which must then all be in one optimizer step."""
+    pulls: ClassVar[bool] = False
+    """Whether it has a gradient where the advantage is 0, for it pulls to another policy."""
     reductions: ClassVar[tuple[Reduction, ...] | None] = None
     """The reductions under which it is the published loss; None allows any."""
 

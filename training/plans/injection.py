@@ -46,7 +46,7 @@ class Injection(RolloutPlan):
 class ARPO(Injection):
     """A group without any success gets one that is stored of its task, in place of its first attempt (2505.16282).
 
-    The condition is std < `failed_std` and mean < `failed_mean` of the group's returns, format penalties included. The
+    The condition is std < `failed_std` and mean < `failed_mean` of the group's returns, penalties included. The
     authors do not ask for it, but a group that holds a success is left alone here whatever its returns are.
     """
 
@@ -63,7 +63,7 @@ class ARPO(Injection):
         chosen: list[tuple[int, str, Episode]] = []
         for group_id, group in by_group(played).items():
             ids = stored_ids(state, group[0].task.key)
-            if ids and self._failed(group, ground.config.format_penalty):
+            if ids and self._failed(ground.config.outcomes(group)):
                 picked = ids[int(rng.integers(len(ids)))]
                 chosen.append((places[id(group[0])], group_id, read(ground.log, picked)))
         joined = self._joined(ground, [(group, episode) for _, group, episode in chosen])
@@ -73,10 +73,9 @@ class ARPO(Injection):
         injected = frozenset(place for place, _, _ in chosen)
         return Patched(patched, injected, values={"plan/injected": float(len(injected))})
 
-    def _failed(self, group: Sequence[Episode], format_penalty: float) -> bool:
-        return_E = Outcomes.of(group, format_penalty).return_E
-        alike = return_E.std() < self.failed_std and return_E.mean() < self.failed_mean
-        return bool(alike) and not any(episode.success for episode in group)
+    def _failed(self, group: Outcomes) -> bool:
+        alike = group.return_E.std() < self.failed_std and group.return_E.mean() < self.failed_mean
+        return bool(alike) and not group.success_E.any()
 
 
 class RLEP(Injection):

@@ -1,8 +1,7 @@
 """ReplayBuffer: past episodes to learn from again, on disk, restored exactly.
 
-It keeps names and numbers only; the episodes themselves stand in the episode log. An entry is never changed after it is
-written but for the iteration in which it left, and what does change (priorities, success rates) is written anew with
-its iteration: the buffer of the end of any iteration can be restored, whatever was written after it.
+It keeps names and numbers only; the episodes themselves stand in the episode log. From its `Storage` the buffer of the
+end of any iteration can be read again, whatever was written after it.
 """
 
 from __future__ import annotations
@@ -14,9 +13,6 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from sqlalchemy import Column, Float, Integer, MetaData, String, Table, create_engine, delete, func, select, update
-from sqlalchemy.engine import URL
-from sqlalchemy.exc import SQLAlchemyError
 
 from agentkit.errors import RecordError
 from agentkit.memory.gate import admit_episode
@@ -25,43 +21,12 @@ from agentkit.memory.records import Episode
 from agentkit.training.replay.entry import Entry
 from agentkit.training.replay.selection import Candidates, Floats, Priority
 from agentkit.training.replay.settings import BufferConfig
+from agentkit.training.replay.storage import Storage
 from agentkit.training.replay.sum_tree import SumTree
 from agentkit.training.rows import Row, build_rows
 
 EntropyOf = Callable[[Sequence[Entry]], Floats]
 """[M] mean token entropy of entries under the policy as it is now."""
-
-_META = MetaData()
-_ENTRIES = Table(
-    "entries",
-    _META,
-    Column("number", Integer, primary_key=True),
-    Column("episode_id", String, nullable=False),
-    Column("advantage", Float, nullable=False),
-    Column("policy_version", Integer, nullable=False),
-    Column("task", String, nullable=False),
-    Column("group", String, nullable=False),
-    Column("episode_return", Float, nullable=False),
-    Column("mean_logp", Float, nullable=False),
-    Column("slot", Integer, nullable=False),
-    Column("added_at", Integer, nullable=False),
-    Column("left_at", Integer, nullable=True),
-)
-_PRIORITIES = Table(
-    "priorities",
-    _META,
-    Column("number", Integer, primary_key=True),
-    Column("iteration", Integer, primary_key=True),
-    Column("priority", Float, nullable=False),
-)
-_RATES = Table(
-    "rates",
-    _META,
-    Column("task", String, primary_key=True),
-    Column("iteration", Integer, primary_key=True),
-    Column("rate", Float, nullable=False),
-)
-_FIELDS = tuple(Entry.__dataclass_fields__)
 
 
 class ReplayBuffer:
@@ -77,16 +42,11 @@ class ReplayBuffer:
         self.path = Path(path)
         self.log = log
         self._config = config
-        self._engine = create_engine(URL.create("sqlite", database=str(self.path)))
+        self._storage = Storage(self.path)
         self._next = 1
         self._rows: dict[str, list[Row]] = {}
         self._warned = False
-        self._forget()
-        try:
-            _META.create_all(self._engine)
-            self._load()
-        except SQLAlchemyError as error:
-            raise self._fault(error) from error
+        self._load()
 
     def _forget(self) -> None:
         self._entries: OrderedDict[int, Entry] = OrderedDict()
@@ -147,17 +107,20 @@ class ReplayBuffer:
             for episode, advantage in zip(episodes, advantages, strict=True)
             if self._is_wanted(episode, float(advantage)) and self._is_sound(episode, quarantined)
         ]
+        fresh = self._admit(admitted)
+        self._expire(version)
+        played: defaultdict[str, list[bool]] = defaultdict(list)
+        for episode in episodes:
+            played[episode.task.key].append(episode.success)
+        rates = {task: sum(won) / len(won) for task, won in played.items()}
+        alive = sorted(number for number in self._refreshed if number in self._entries)
         try:
-            fresh = self._admit(admitted)
-            self._expire(version)
-            played: defaultdict[str, list[bool]] = defaultdict(list)
-            for episode in episodes:
-                played[episode.task.key].append(episode.success)
-            rates = {task: sum(won) / len(won) for task, won in played.items()}
-            self._write(fresh, rates, iteration)
-        except SQLAlchemyError as error:
+            self._storage.write(iteration, fresh, self._left, {n: self._priorities[n] for n in alive}, rates)
+        except RecordError:
             self._load()  # as it was before: nothing has been written
-            raise self._fault(error) from error
+            raise
+        self._refreshed.clear()
+        self._left.clear()
         if rates:
             self._rates |= rates
             self._all = None
@@ -217,30 +180,6 @@ class ReplayBuffer:
         for old in [each for each in self._of_version if version - each > self._config.max_staleness]:
             for number in sorted(self._of_version[old]):
                 self._drop(number)
-
-    def _write(self, fresh: Sequence[Entry], rates: dict[str, float], iteration: int) -> None:
-        """Everything that has changed, in one transaction."""
-        entries = [
-            {name: getattr(entry, name) for name in _FIELDS} | {"added_at": iteration, "left_at": None}
-            for entry in fresh
-        ]
-        alive = sorted(number for number in self._refreshed if number in self._entries)
-        priorities = [
-            {"number": number, "iteration": iteration, "priority": self._priorities[number]} for number in alive
-        ]
-        with self._engine.begin() as connection:
-            if entries:
-                connection.execute(_ENTRIES.insert(), entries)
-            for first in range(0, len(self._left), 500):  # as many names as every SQLite takes in one statement
-                some = self._left[first : first + 500]
-                connection.execute(update(_ENTRIES).where(_ENTRIES.c.number.in_(some)).values(left_at=iteration))
-            if priorities:
-                connection.execute(_PRIORITIES.insert().prefix_with("OR REPLACE"), priorities)
-            if rates:
-                changed = [{"task": task, "iteration": iteration, "rate": rate} for task, rate in rates.items()]
-                connection.execute(_RATES.insert().prefix_with("OR REPLACE"), changed)
-        self._refreshed.clear()
-        self._left.clear()
 
     def _take_in(self, entry: Entry) -> None:
         self._entries[entry.number] = self._at_slot[entry.slot] = entry
@@ -385,40 +324,18 @@ class ReplayBuffer:
 
     def restore(self, iteration: int) -> None:
         """Put the buffer back to the end of `iteration`: what came later is gone, what left later is back."""
-        try:
-            with self._engine.begin() as connection:
-                connection.execute(delete(_ENTRIES).where(_ENTRIES.c.added_at > iteration))
-                connection.execute(update(_ENTRIES).where(_ENTRIES.c.left_at > iteration).values(left_at=None))
-                for table in (_PRIORITIES, _RATES):
-                    connection.execute(delete(table).where(table.c.iteration > iteration))
-            self._load()
-        except SQLAlchemyError as error:
-            raise self._fault(error) from error
+        self._storage.go_back(iteration)
+        self._load()
 
     def close(self) -> None:
         """Close the file."""
-        self._engine.dispose()
+        self._storage.close()
 
     def _load(self) -> None:
+        stored = self._storage.read()
         self._forget()
         self._rows = {}
-        columns = [_ENTRIES.c[name] for name in _FIELDS]
-        query = select(*columns).where(_ENTRIES.c.left_at.is_(None)).order_by(_ENTRIES.c.number)
-        with self._engine.connect() as connection:
-            alive = [Entry(*row) for row in connection.execute(query)]
-            # Entries that have left keep their numbers: the buffer of their time can still be restored.
-            self._next = 1 + (connection.execute(select(func.max(_ENTRIES.c.number))).scalar() or 0)
-            newest = select(_PRIORITIES.c.number, _PRIORITIES.c.priority).order_by(_PRIORITIES.c.iteration)
-            known = {row.number: row.priority for row in connection.execute(newest)}
-            rates = select(_RATES.c.task, _RATES.c.rate).order_by(_RATES.c.iteration)
-            self._rates = {row.task: row.rate for row in connection.execute(rates)}
-        self._priorities = {entry.number: known[entry.number] for entry in alive if entry.number in known}
-        for entry in alive:
+        self._next, self._priorities, self._rates = stored.next, stored.priorities, stored.rates
+        for entry in stored.entries:
             self._take_in(entry)
-        self._free = sorted(set(range(self._num_slots)) - {entry.slot for entry in alive})
-
-    def _fault(self, error: Exception) -> RecordError:
-        return RecordError(
-            f"the replay buffer {str(self.path)!r} cannot be used: {error.__cause__ or error}. Free the disk "
-            "if it is full; a damaged buffer can be deleted: training then goes on without its entries"
-        )
+        self._free = sorted(set(range(self._num_slots)) - {entry.slot for entry in stored.entries})

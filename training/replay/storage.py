@@ -1,0 +1,155 @@
+"""Storage: the file of a replay buffer, from which its state at the end of any iteration can be read again.
+
+An entry is never changed after it is written but for the iteration in which it left, and what does change (priorities,
+success rates) is written anew with its iteration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Column, Float, Integer, MetaData, String, Table, create_engine, delete, func, select, update
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
+
+from agentkit.errors import RecordError
+from agentkit.training.replay.entry import Entry
+
+_META = MetaData()
+_ENTRIES = Table(
+    "entries",
+    _META,
+    Column("number", Integer, primary_key=True),
+    Column("episode_id", String, nullable=False),
+    Column("advantage", Float, nullable=False),
+    Column("policy_version", Integer, nullable=False),
+    Column("task", String, nullable=False),
+    Column("group", String, nullable=False),
+    Column("episode_return", Float, nullable=False),
+    Column("mean_logp", Float, nullable=False),
+    Column("slot", Integer, nullable=False),
+    Column("added_at", Integer, nullable=False),
+    Column("left_at", Integer, nullable=True),
+)
+_PRIORITIES = Table(
+    "priorities",
+    _META,
+    Column("number", Integer, primary_key=True),
+    Column("iteration", Integer, primary_key=True),
+    Column("priority", Float, nullable=False),
+)
+_RATES = Table(
+    "rates",
+    _META,
+    Column("task", String, primary_key=True),
+    Column("iteration", Integer, primary_key=True),
+    Column("rate", Float, nullable=False),
+)
+_FIELDS = tuple(Entry.__dataclass_fields__)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the file says of the present."""
+
+    entries: list[Entry]
+    """Those that have not left, in order of admission."""
+    next: int
+    """Number of the next entry: those that have left keep theirs, for the buffer of their time can be restored."""
+    priorities: dict[int, float]
+    """By number of the entry."""
+    rates: dict[str, float]
+    """Latest success rate of each task."""
+
+
+class Storage:
+    """The file of a replay buffer.
+
+    Args:
+        path: SQLite file; created if missing.
+
+    Raises:
+        RecordError: The file cannot be used; so says every method.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._engine = create_engine(URL.create("sqlite", database=str(path)))
+        try:
+            _META.create_all(self._engine)
+        except SQLAlchemyError as error:
+            raise self._fault(error) from error
+
+    def write(
+        self,
+        iteration: int,
+        fresh: Sequence[Entry],
+        left: Sequence[int],
+        priorities: Mapping[int, float],
+        rates: Mapping[str, float],
+    ) -> None:
+        """Write what an iteration has changed, all of it or nothing.
+
+        Args:
+            iteration: Which one.
+            fresh: Entries that were admitted.
+            left: Numbers of those that left.
+            priorities: New priorities, by number of the entry.
+            rates: New success rates, by task.
+        """
+        try:
+            with self._engine.begin() as connection:
+                if fresh:
+                    times = {"added_at": iteration, "left_at": None}
+                    entries = [{name: getattr(entry, name) for name in _FIELDS} | times for entry in fresh]
+                    connection.execute(_ENTRIES.insert(), entries)
+                for first in range(0, len(left), 500):  # as many names as every SQLite takes in one statement
+                    some = left[first : first + 500]
+                    connection.execute(update(_ENTRIES).where(_ENTRIES.c.number.in_(some)).values(left_at=iteration))
+                if priorities:
+                    changed = [{"number": n, "iteration": iteration, "priority": p} for n, p in priorities.items()]
+                    connection.execute(_PRIORITIES.insert().prefix_with("OR REPLACE"), changed)
+                if rates:
+                    known = [{"task": task, "iteration": iteration, "rate": rate} for task, rate in rates.items()]
+                    connection.execute(_RATES.insert().prefix_with("OR REPLACE"), known)
+        except SQLAlchemyError as error:
+            raise self._fault(error) from error
+
+    def go_back(self, iteration: int) -> None:
+        """Put the file back to the end of `iteration`: what came later is gone, what left later is back."""
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(delete(_ENTRIES).where(_ENTRIES.c.added_at > iteration))
+                connection.execute(update(_ENTRIES).where(_ENTRIES.c.left_at > iteration).values(left_at=None))
+                for table in (_PRIORITIES, _RATES):
+                    connection.execute(delete(table).where(table.c.iteration > iteration))
+        except SQLAlchemyError as error:
+            raise self._fault(error) from error
+
+    def read(self) -> Stored:
+        """What it says of the present."""
+        columns = [_ENTRIES.c[name] for name in _FIELDS]
+        query = select(*columns).where(_ENTRIES.c.left_at.is_(None)).order_by(_ENTRIES.c.number)
+        newest = select(_PRIORITIES.c.number, _PRIORITIES.c.priority).order_by(_PRIORITIES.c.iteration)
+        rates = select(_RATES.c.task, _RATES.c.rate).order_by(_RATES.c.iteration)
+        try:
+            with self._engine.connect() as connection:
+                entries = [Entry(*row) for row in connection.execute(query)]
+                last = connection.execute(select(func.max(_ENTRIES.c.number))).scalar() or 0
+                known = {row.number: row.priority for row in connection.execute(newest)}
+                priorities = {entry.number: known[entry.number] for entry in entries if entry.number in known}
+                return Stored(entries, last + 1, priorities, {row.task: row.rate for row in connection.execute(rates)})
+        except SQLAlchemyError as error:
+            raise self._fault(error) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._engine.dispose()
+
+    def _fault(self, error: Exception) -> RecordError:
+        return RecordError(
+            f"the replay buffer {str(self.path)!r} cannot be used: {error.__cause__ or error}. Free the disk "
+            "if it is full; a damaged buffer can be deleted: training then goes on without its entries"
+        )
