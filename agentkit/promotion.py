@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from agentkit.errors import ConfigError
-from agentkit.memory.distil import SEEN_LIMIT
-from agentkit.memory.ingest import goal_of
+from agentkit.memory.distillation import SEEN_LIMIT
+from agentkit.memory.ingestion import goal_of
 from agentkit.memory.kinds import InsightBody, Memory, SkillBody
 from agentkit.memory.promotion import Play
 from agentkit.memory.records import Episode, Role

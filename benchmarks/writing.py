@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from agentkit import ExpertPolicy, RandomPolicy, collect, make_tasks
-from agentkit.memory.distil import distil
-from agentkit.memory.ingest import ingest
+from agentkit.memory.distillation import distil
+from agentkit.memory.ingestion import ingest
 from agentkit.memory.kinds import Draft, InsightBody, Kind
 from agentkit.memory.records import Episode
 from agentkit.memory.skills import extract_skills

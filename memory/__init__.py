@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from agentkit.memory.arms import Situation as Situation
     from agentkit.memory.belief import believe as believe
     from agentkit.memory.detectors import detect as detect
-    from agentkit.memory.distil import distil as distil
+    from agentkit.memory.distillation import distil as distil
     from agentkit.memory.distiller import Distiller as Distiller
     from agentkit.memory.embedders import HashEmbedder as HashEmbedder
     from agentkit.memory.embedders import MiniLMEmbedder as MiniLMEmbedder
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from agentkit.memory.gate import Gate as Gate
     from agentkit.memory.graph_store import ChromaMemoryStore as ChromaMemoryStore
     from agentkit.memory.hysteresis import Hysteresis as Hysteresis
-    from agentkit.memory.ingest import ingest as ingest
+    from agentkit.memory.ingestion import ingest as ingest
     from agentkit.memory.kinds import Draft as Draft
     from agentkit.memory.kinds import Memory as Memory
     from agentkit.memory.kinds import Source as Source
@@ -79,13 +79,13 @@ _HOMES = {
     "apply_eviction": "agentkit.memory.lifecycle",
     "believe": "agentkit.memory.belief",
     "detect": "agentkit.memory.detectors",
-    "distil": "agentkit.memory.distil",
+    "distil": "agentkit.memory.distillation",
     "estimate_pairs": "agentkit.memory.pairs",
     "estimate_utility": "agentkit.memory.utility",
     "extract_skills": "agentkit.memory.skills",
     "fit_weights": "agentkit.memory.fusion",
     "fuse": "agentkit.memory.fusion",
-    "ingest": "agentkit.memory.ingest",
+    "ingest": "agentkit.memory.ingestion",
     "merge": "agentkit.memory.lifecycle",
     "plan_eviction": "agentkit.memory.lifecycle",
     "select": "agentkit.memory.selection",

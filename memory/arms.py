@@ -10,8 +10,8 @@ from sqlalchemy import Connection, select
 
 from agentkit.memory import lexical, places
 from agentkit.memory.fusion import ArmWeights
-from agentkit.memory.journal import memories
 from agentkit.memory.kinds import KEY_FIELDS
+from agentkit.memory.layout import memories
 from agentkit.memory.planner import Scope
 from agentkit.memory.records import Record, Text
 from agentkit.memory.store import MemoryStore

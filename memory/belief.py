@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Literal
 from sqlalchemy import func, select
 
 from agentkit.errors import ConfigError, RecordError
-from agentkit.memory.journal import memories, memory_id, memory_of
+from agentkit.memory.journal import memory_id, memory_of
 from agentkit.memory.kinds import Draft, FactBody, Memory, Trust
+from agentkit.memory.layout import memories
 from agentkit.memory.novelty import Neighbours
 from agentkit.memory.records import Record
 
@@ -52,7 +53,8 @@ def believe(store: MemoryStore, draft: Draft) -> Weighed:
     The same value again adds up `num_seen` and pools the episodes; told twice from the same episodes it counts once.
 
     When a value ends or is disputed, so is what was made from it, all the way down: derived memories end at the same
-    time, or are disputed.
+    time, or are disputed. All of it is one write: there after a crash or not at all, and taken back by one `undo`,
+    after which the fact counts as never told.
 
     Args:
         store: Where it is believed.
@@ -68,7 +70,7 @@ def believe(store: MemoryStore, draft: Draft) -> Weighed:
     if draft.valid_from is not None and draft.valid_to is not None and draft.valid_from >= draft.valid_to:
         raise ConfigError(f"the fact holds from {draft.valid_from} to {draft.valid_to}; it must end after it begins")
     id, draft = memory_id(draft), _screened(store, draft)
-    versions = store.versions(id)
+    versions = _standing(store, id)
     if not versions or versions[-1].status == "retired":
         store.revise([draft], "believe: new")
         return "new"
@@ -84,7 +86,7 @@ def believe(store: MemoryStore, draft: Draft) -> Weighed:
     rivals = _rivals(versions)
     most = max(rival.trust for rival in rivals)
     if _precedes(draft, rivals) and (draft.trust <= most or _over_before(draft, rivals)):
-        return _believe_of_the_past(store, draft, now)
+        return _believe_of_the_past(store, draft, versions)
     if len(rivals) == 1 and _value(now) == body.value and not _over(now, draft):
         store.revise([_confirmed(now, draft)], "believe: confirmed")
         return "confirmed"
@@ -129,11 +131,11 @@ def _screened(store: MemoryStore, draft: Draft) -> Draft:
     return draft.model_copy(update={"trust": min(draft.trust, verdict.trust), "status": verdict.status})
 
 
-def _believe_of_the_past(store: MemoryStore, draft: Draft, now: Memory) -> Weighed:
+def _believe_of_the_past(store: MemoryStore, draft: Draft, versions: Sequence[Memory]) -> Weighed:
     """Weigh a fact that began before the newest value did, which stays: against the value that held then."""
     assert draft.valid_from is not None
     assert isinstance(draft.body, FactBody)
-    counting = _counting(store.versions(now.id))
+    now, counting = versions[-1], _counting(versions)
     begins = [one.valid_from for one in counting if one.valid_from is not None and one.valid_from > draft.valid_from]
     ends = [*begins, *([draft.valid_to] if draft.valid_to is not None else [])]
     earlier = draft.model_copy(update={"valid_to": min(ends)})
@@ -151,9 +153,8 @@ def _believe_of_the_past(store: MemoryStore, draft: Draft, now: Memory) -> Weigh
 
 
 def _write_aside(store: MemoryStore, draft: Draft, now: Memory, what: str) -> None:
-    """Write a version that is kept but not believed now: what is believed is written again after it."""
-    store.revise([draft], f"believe: {what}")
-    store.revise([now.draft()], f"believe: {what}, as before")
+    """Write a version that is kept but not believed now: what is believed follows it in the same write."""
+    store.revise([draft, now.draft()], f"believe: {what}")
 
 
 def end_belief(store: MemoryStore, id: str, at_s: float) -> Memory:
@@ -175,7 +176,7 @@ def end_belief(store: MemoryStore, id: str, at_s: float) -> Memory:
 def beliefs(store: MemoryStore, id: str) -> list[Held]:
     """All values of a fact that held at some time, as believed now, in order of time; nothing for disputed times."""
     marks = {-float("inf")}
-    versions = _counting(store.versions(id))
+    versions = _counting(_standing(store, id))
     for version in versions:
         marks |= {mark for mark in (version.valid_from, version.valid_to) if mark is not None}
     found: list[Held] = []
@@ -194,13 +195,35 @@ def beliefs(store: MemoryStore, id: str) -> list[Held]:
 
 def believed(store: MemoryStore, id: str, at_s: float) -> str | None:
     """The value of a fact at a Unix time of the world, as believed now; None if it is unknown, over, or disputed."""
-    holder = _holder(_counting(store.versions(id)), at_s)
+    holder = _holder(_counting(_standing(store, id)), at_s)
     return None if holder is None else _value(holder)
 
 
 def rival_values(store: MemoryStore, id: str) -> tuple[str, ...]:
     """The values between which a disputed fact is undecided, in order of their versions; one if it is not disputed."""
-    return tuple(dict.fromkeys(_value(one) for one in _rivals(store.versions(id))))
+    return tuple(dict.fromkeys(_value(one) for one in _rivals(_standing(store, id))))
+
+
+def _standing(store: MemoryStore, id: str) -> list[Memory]:
+    """The versions of a memory, oldest first, without those that were undone.
+
+    To undo a write is to write an earlier version again, under the number it had: what preceded it then does again.
+    """
+    versions = store.versions(id)
+    preceding: list[int] = []
+    newest: dict[int, int] = {}  # number of a version -> where it was written last
+    for place, version in enumerate(versions):
+        again = newest.get(version.version)
+        if again is None or version.version == versions[place - 1].version + 1:
+            preceding.append(place - 1)
+        else:
+            preceding.append(preceding[again])
+        newest[version.version] = place
+    listed, place = list[Memory](), len(versions) - 1
+    while place >= 0:
+        listed.append(versions[place])
+        place = preceding[place]
+    return listed[::-1]
 
 
 def _counting(versions: Sequence[Memory]) -> list[Memory]:

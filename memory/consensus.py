@@ -27,7 +27,8 @@ class ConsensusSettings(Record):
     untrusted_share: float = Field(default=0.1, ge=0)
     """Untrusted votes raise the support of an action by at most this share of what others give it."""
     untrusted_alone: bool = False
-    """Keep an action that only untrusted memories recommend; off, it waits until it is verified."""
+    """Keep what only untrusted memories recommend, or recommend for this very situation; off, it waits until it is
+    verified."""
     clear: float = Field(default=3.0, ge=1)
     """An action with so many times the support of another, from two origins or more, outvotes it."""
     sharpness: float = Field(default=16.0, ge=1)
@@ -102,7 +103,8 @@ def agree(recommendations: Sequence[Recommendation], settings: ConsensusSettings
     1. Votes for equal actions are added up, the strongest of each origin only; votes against are taken off.
     2. If verified memories that fit recommend an action, whatever else is recommended without verified support is
        dropped, however many say it.
-    3. Actions that only untrusted memories recommend are dropped.
+    3. Actions that only untrusted memories recommend are dropped, and untrusted memories that fit better than every
+       trusted one of the same action: that it is right elsewhere is no reason to believe that it is right here.
     4. An action with `clear` times less support than one that two origins share is dropped.
     5. What remains is ordered by its best fitting trusted voter, then by support: many memories of situations that
        are only alike do not outvote one of this very situation.
@@ -135,7 +137,11 @@ def agree(recommendations: Sequence[Recommendation], settings: ConsensusSettings
     why = _objections(voters, support, settings)
     kept, dropped = [], []
     for one in recommendations:
-        reason = why.get(normalised(one.action)) if one.action else None
+        action = normalised(one.action)
+        reason = why.get(action) if action else None
+        waits = action and one.trust == Trust.UNTRUSTED and not settings.untrusted_alone
+        if reason is None and waits and round(one.relevance, 2) > _nearest(voters[action]):
+            reason = f"no trusted memory of a situation as alike recommends {action!r}; verify it"
         if reason is None:
             kept.append(one.memory_id)
         else:

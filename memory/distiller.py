@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentkit.errors import ConfigError
 from agentkit.memory.case import clip
-from agentkit.memory.ingest import draft_from, goal_of
+from agentkit.memory.ingestion import draft_from, goal_of
 from agentkit.memory.kinds import Body, Draft, FailureBody, InsightBody, Trust
 from agentkit.memory.records import Episode
 from agentkit.memory.slots import match, slots_of

@@ -54,6 +54,31 @@ def lack_of_evidence(draft: Draft, episode_of: EpisodeOf, body_of: BodyOf | None
     return None
 
 
+def is_shown(draft: Draft, episode_of: EpisodeOf, body_of: BodyOf | None = None) -> bool:
+    """Whether a step of an episode that a draft names is its very advice: its action, played in the state of its key.
+
+    More than what suffices for a draft that is trusted already: the key is what was seen in that turn and nothing but
+    words of the goal and of the first observation besides.
+    """
+    body, key = draft.body, draft.keys.get("state", "")
+    if not isinstance(body, InsightBody) or not body.action or lack_of_evidence(draft, episode_of, body_of) is not None:
+        return False
+    for id in (*draft.source.episode_ids, *body.evidence_for):
+        episode = episode_of(id)
+        if episode is None or not episode.success or doubts_about(episode):
+            continue
+        around = {*episode.task.goal.split(), *episode.turns[0].observation.split()}
+        for turn in episode.turns:
+            seen = turn.observation.strip()
+            played = turn.valid and turn.action is not None and fits(body.action, turn.action)
+            if not played or not seen or seen not in key:
+                continue
+            before, _, after = key.partition(seen)
+            if {*before.split(), *after.split()} <= around:
+                return True
+    return False
+
+
 def _was_told(episode: Episode, body: Body, body_of: BodyOf) -> bool:
     """Whether an action that `body` advises was played in a turn that showed a memory advising it."""
     templates = (body.action,) if isinstance(body, InsightBody) else getattr(body, "actions", ())

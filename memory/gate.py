@@ -15,7 +15,7 @@ from pydantic import Field
 
 from agentkit.errors import ConfigError
 from agentkit.memory.case import printable
-from agentkit.memory.evidence import BodyOf, EpisodeOf, doubts_about, lack_of_evidence
+from agentkit.memory.evidence import BodyOf, EpisodeOf, doubts_about, is_shown, lack_of_evidence
 from agentkit.memory.kinds import KEY_FIELDS, Draft, Trust
 from agentkit.memory.novelty import Neighbours
 from agentkit.memory.records import Episode, Record
@@ -41,7 +41,7 @@ class Verdict:
     reasons: tuple[str, ...] = ()
     """Sentences without a full stop; empty if there is nothing to say."""
     trust: Trust = Trust.UNTRUSTED
-    """How far it may be trusted at most: what it claimed, or less."""
+    """How far it may be trusted at most: what it claimed, or less; `OBSERVED` for what a step of our own shows."""
     duplicate_of: str | None = None
     """Id of the memory it repeats."""
     merges: bool = False
@@ -55,8 +55,10 @@ class Gate:
     Args:
         settings: Limits.
         episode_of: Finds recorded episodes. With it, a draft that claims to come from our own episodes (`OBSERVED`)
-            is believed only if they bear it out; without it, it is taken at its word.
-        body_of: Finds memories. With it, what an episode did because a memory told it to is no evidence.
+            is believed only if they bear it out, and an untrusted one if a step of theirs is what it says; without
+            it, the one is taken at its word and the other is not believed.
+        body_of: Finds memories. With it, what an episode did because a memory told it to is no evidence. A store looks
+            among its own.
     """
 
     def __init__(
@@ -69,9 +71,9 @@ class Gate:
         self._settings = settings or GateSettings()
         self._episode_of, self._body_of = episode_of, body_of
 
-    def against(self, episode_of: EpisodeOf, body_of: BodyOf | None = None) -> Gate:
-        """This gate with these recorded episodes as evidence, played under these memories."""
-        return Gate(self._settings, episode_of=episode_of, body_of=body_of)
+    def against(self, episode_of: EpisodeOf | None, body_of: BodyOf) -> Gate:
+        """This gate with these recorded episodes as evidence (None: its own, if any), played under these memories."""
+        return Gate(self._settings, episode_of=episode_of or self._episode_of, body_of=body_of)
 
     def admit(self, draft: Draft, vector: np.ndarray | None, known: Neighbours, *, besides: str = "") -> Verdict:
         """The verdict on one draft; `known` is not changed, whoever writes the memory adds it.
@@ -134,7 +136,9 @@ class Gate:
             if lack is not None:
                 return Verdict("probation", (f"not borne out: {lack}",))
         if trust == Trust.UNTRUSTED:
-            return Verdict("probation", ("its source is untrusted",))
+            if self._episode_of is None or not is_shown(draft, self._episode_of, self._body_of):
+                return Verdict("probation", ("its source is untrusted",))
+            trust = Trust.OBSERVED  # whoever says it, a step of our own is what it says
         if draft.status == "probation":
             return Verdict("probation", ("its writer put it on probation",), trust)
         return Verdict("active", trust=trust)

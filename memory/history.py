@@ -12,8 +12,9 @@ from sqlalchemy import Connection, delete, func, select, update
 from agentkit.errors import RecordError
 from agentkit.memory import journal, ledger, lexical, places, writer
 from agentkit.memory.database import Database
-from agentkit.memory.journal import keys, memories, memory_of, read_state, vectors, write_state, writes
+from agentkit.memory.journal import memory_of, read_state, write_state
 from agentkit.memory.kinds import FactBody, InsightBody, Memory
+from agentkit.memory.layout import LAYOUT_VERSION, keys, memories, next_vectors, vectors, writes
 from agentkit.memory.records import Record
 
 
@@ -43,7 +44,7 @@ def greet(database: Database, folder: Path, fingerprint: str, rebuild: bool) -> 
         known = read_state(connection)
         if not known:
             known = {
-                "layout": str(journal.LAYOUT_VERSION),
+                "layout": str(LAYOUT_VERSION),
                 "fingerprint": fingerprint,
                 "generation": "1",
                 "applied": "0",
@@ -54,17 +55,17 @@ def greet(database: Database, folder: Path, fingerprint: str, rebuild: bool) -> 
                 f"{folder / 'memory.sqlite'} is no memory store, but something else; give another folder, or move that "
                 "file away"
             )
-        if known["layout"] == str(journal.LAYOUT_VERSION):
+        if known["layout"] == str(LAYOUT_VERSION):
             lexical.prepare(connection)
     layout = int(known["layout"])
-    if layout != journal.LAYOUT_VERSION:
+    if layout != LAYOUT_VERSION:
         way_out = (
             "upgrade agentkit"
-            if layout > journal.LAYOUT_VERSION
+            if layout > LAYOUT_VERSION
             else "make the store anew from the episode log: `agentkit memory build LOG --out FOLDER`"
         )
         raise RecordError(
-            f"the memory store {folder} has layout {layout}, this agentkit knows {journal.LAYOUT_VERSION}; {way_out}"
+            f"the memory store {folder} has layout {layout}, this agentkit knows {LAYOUT_VERSION}; {way_out}"
         )
     if known["fingerprint"] != fingerprint and not rebuild:
         raise RecordError(
@@ -95,11 +96,12 @@ def before(connection: Connection, number: int) -> list[Memory]:
     if not touched:
         raise RecordError(f"there is no write {number} to undo; `history()` and `agentkit memory stats` list them")
     versions = []
-    for row in touched:
+    first = {row.id: row.seq for row in reversed(touched)}  # a write may hold several versions of a memory
+    for row in {row.id: row for row in touched}.values():
         if row.ended is not None:
             later = connection.execute(select(memories.c.write).where(memories.c.seq == row.ended)).scalar()
             raise RecordError(f"write {later} has changed memory {row.id} since write {number}; undo {later} first")
-        query = select(memories).where(memories.c.id == row.id, memories.c.seq < row.seq)
+        query = select(memories).where(memories.c.id == row.id, memories.c.seq < first[row.id])
         earlier = connection.execute(query.order_by(memories.c.seq.desc()).limit(1)).one_or_none()
         if not row.draft or (earlier is not None and not earlier.draft):
             raise RecordError(f"memory {row.id} of write {number} is forgotten; that cannot be undone")
@@ -138,7 +140,7 @@ def forget(database: Database, named: Mapping[str, str | None]) -> Receipt:
             nothing = {"draft": "", "status": "retired", "source_name": "", "task_key": ""}
             connection.execute(update(memories).where(memories.c.seq.in_(some)).values(nothing))
         if seqs:
-            for table in (vectors, journal.next_vectors):
+            for table in (vectors, next_vectors):
                 connection.execute(delete(table).where(table.c.number.not_in(select(keys.c.vector))))
             places.sweep(connection)
             lexical.remake(connection)

@@ -13,174 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import (
-    Column,
-    ColumnElement,
-    Connection,
-    Float,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    Row,
-    Table,
-    Text,
-    case,
-    delete,
-    func,
-    insert,
-    or_,
-    select,
-)
+from sqlalchemy import ColumnElement, Connection, Row, case, delete, func, insert, or_, select
 
 from agentkit.errors import RecordError
 from agentkit.memory.kinds import Draft, Memory
-
-LAYOUT_VERSION = 3
-"""Version of the tables below; 3 holds all kinds of memories and their versions, and every text's vector once."""
-
-tables = MetaData()
-state = Table("state", tables, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))
-memories = Table(
-    "versions",
-    tables,
-    Column("seq", Integer, primary_key=True),
-    Column("id", Text, nullable=False),
-    Column("version", Integer, nullable=False),
-    Column("ended", Integer),
-    Column("write", Integer, nullable=False),
-    Column("kind", Text, nullable=False),
-    Column("status", Text, nullable=False),
-    Column("namespace", Text, nullable=False),
-    Column("env_id", Text, nullable=False),
-    Column("task_key", Text, nullable=False),
-    Column("split", Text, nullable=False),
-    Column("valid_from", Float),
-    Column("valid_to", Float),
-    Column("recorded_s", Float, nullable=False),
-    Column("source_name", Text, nullable=False),
-    Column("draft", Text, nullable=False),
-    Column("digest", Text, nullable=False),
-    Column("chain", Text, nullable=False),
-    Index("versions_by_id", "id", "seq"),
-    Index("versions_by_scope", "namespace", "env_id", "kind", "seq"),
-    Index("versions_by_write", "write"),
-)
-"""`ended` is the sequence number of the next version; `draft` is JSON, empty once forgotten; `digest` hashes id,
-version and draft; `chain` hashes the digests of this version and all before it, so that a snapshot can be named by
-what it holds."""
-keys = Table(
-    "keys",
-    tables,
-    Column("seq", Integer, primary_key=True),
-    Column("field", Text, primary_key=True),
-    Column("vector", Integer, nullable=False),
-    Index("keys_by_vector", "vector"),
-)
-"""What versions are found by: the number of the vector of each key."""
-vectors = Table(
-    "vectors",
-    tables,
-    Column("number", Integer, primary_key=True),
-    Column("digest", LargeBinary, nullable=False, unique=True),
-    Column("text", Text, nullable=False),
-    Column("fingerprint", Text, nullable=False),
-    Column("embedding", LargeBinary, nullable=False),
-    sqlite_autoincrement=True,
-)
-"""Texts of keys, each once: attempts at one task begin alike, and a graph of nearest neighbours falls apart where many
-are equal. The vector index knows a vector by its number, which is never given again."""
-next_vectors = Table(
-    "next_vectors",
-    tables,
-    Column("number", Integer, primary_key=True, autoincrement=False),
-    Column("fingerprint", Text, primary_key=True),
-    Column("embedding", LargeBinary, nullable=False),
-)
-"""Vectors of the same texts by another embedder, until all have one and they take their place (`migration.py`)."""
-writes = Table(
-    "writes",
-    tables,
-    Column("number", Integer, primary_key=True),
-    Column("time_s", Float, nullable=False),
-    Column("what", Text, nullable=False),
-    Index("writes_by_what", "what"),
-)
-"""Transactions, so that each can be undone."""
-exposures = Table(
-    "exposures",
-    tables,
-    Column("number", Integer, primary_key=True),
-    Column("id", Text, nullable=False, unique=True),
-    Column("episode_key", Text, nullable=False),
-    Column("task_key", Text, nullable=False),
-    Column("context", Text, nullable=False),
-    Column("held_out", Integer, nullable=False),
-    Column("holdout", Float, nullable=False),
-    Column("policy_version", Integer, nullable=False),
-    Column("time_s", Float, nullable=False),
-    Index("exposures_by_episode", "episode_key"),
-)
-"""Recalls: what might have been shown, and was; see `agentkit.memory.ledger`."""
-candidates = Table(
-    "candidates",
-    tables,
-    Column("exposure", Integer, primary_key=True),
-    Column("place", Integer, primary_key=True),
-    Column("memory", Text, nullable=False),
-    Column("score", Float, nullable=False),
-    Column("propensity", Float, nullable=False),
-    Column("position", Integer),
-    Index("candidates_by_memory", "memory"),
-)
-"""The memories of an exposure in the order of their coins; `position` is empty if it was not shown, `memory` once it is
-forgotten."""
-outcomes = Table(
-    "outcomes",
-    tables,
-    Column("number", Integer, primary_key=True),
-    Column("episode_key", Text, nullable=False, unique=True),
-    Column("episode_id", Text, nullable=False),
-    Column("value", Float, nullable=False),
-    Index("outcomes_by_episode", "episode_id"),
-)
-"""What the environment said of episodes, and nobody else."""
-judgements = Table(
-    "judgements",
-    tables,
-    Column("episode_key", Text, primary_key=True),
-    Column("judge", Text, primary_key=True),
-    Column("value", Float, nullable=False),
-)
-"""What models said of episodes; never read by what estimates utility."""
-word_counts = Table(
-    "word_counts",
-    tables,
-    Column("seq", Integer, primary_key=True, autoincrement=False),
-    Column("num_words", Integer, nullable=False),
-)
-"""Words of each version that is not forgotten; which words, the lexical index knows (`lexical.py`)."""
-places = Table(
-    "places",
-    tables,
-    Column("state_key", Text, primary_key=True),
-    Column("seq", Integer, primary_key=True),
-    Column("worth", Float, nullable=False),
-    Index("places_by_worth", "state_key", "worth", "seq"),
-)
-"""States in which versions acted; `worth` is their trust plus the nearness to the end of success (`places.py`)."""
-marks = Table(
-    "marks",
-    tables,
-    Column("id", Text, primary_key=True),
-    Column("claim", Integer, nullable=False, index=True),
-    Column("anchor", Integer, index=True),
-)
-"""What the newest version of a memory is found by when a draft may repeat it: hash of its claim, and a run of its words
-that few others hold (`writer.py`)."""
-notes = Table("notes", tables, Column("seq", Integer, primary_key=True), Column("reasons", Text, nullable=False))
-"""Why a version was given its status: sentences as JSON; only where there is something to say."""
-snapshots = Table("snapshots", tables, Column("name", Text, primary_key=True), Column("snapshot", Text, nullable=False))
+from agentkit.memory.layout import keys, memories, snapshots, state, vectors, writes
 
 
 def memory_of(row: Row[Any], score: float | None = None) -> Memory:
@@ -329,6 +166,8 @@ def append(
 ) -> int:
     """Append versions as one write and end those that they follow; returns its number, 0 if there are none.
 
+    Of several versions of one memory, each ends where the next begins.
+
     Args:
         connection: A transaction that writes.
         what: What the write is, in words.
@@ -350,27 +189,32 @@ def append(
     if new:
         connection.execute(insert(vectors), new)
     number_of = known_texts(connection, sorted({text for memory in versions for text in memory.keys.values()}))
-    rows, key_rows, ends = [], [], []
+    rows, key_rows = [], []
+    begins: dict[str, int] = {}  # where the first version of each memory begins, and so the one before it ends
+    newest: dict[str, dict[str, Any]] = {}
     for memory in versions:
         seq, text = seq + 1, draft_text(memory)
         digest = digest_of(memory.id, memory.version, text)
         chain = link(chain, digest)
         columns = {name: getattr(memory, name) for name in _COLUMNS}
-        rows.append(
-            {
-                **columns,
-                "seq": seq,
-                "write": number,
-                "source_name": memory.source.name,
-                "draft": text,
-                "digest": digest,
-                "chain": chain,
-            }
-        )
-        ends.append({"id": memory.id, "seq": seq})
+        row = {
+            **columns,
+            "seq": seq,
+            "ended": None,
+            "write": number,
+            "source_name": memory.source.name,
+            "draft": text,
+            "digest": digest,
+            "chain": chain,
+        }
+        if memory.id in newest:
+            newest[memory.id]["ended"] = seq
+        newest[memory.id] = row
+        rows.append(row)
+        begins.setdefault(memory.id, seq)
         key_rows += [{"seq": seq, "field": field, "vector": number_of[text]} for field, text in memory.keys.items()]
     end = "UPDATE versions SET ended = :seq WHERE id = :id AND ended IS NULL"
-    connection.exec_driver_sql(end, ends)
+    connection.exec_driver_sql(end, [{"id": id, "seq": seq} for id, seq in begins.items()])
     connection.execute(insert(memories), rows)
     if key_rows:
         connection.execute(insert(keys), key_rows)

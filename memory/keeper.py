@@ -20,7 +20,8 @@ from agentkit.errors import RecordError
 from agentkit.memory import journal
 from agentkit.memory.database import Database
 from agentkit.memory.index import BATCH, PAGE, Page, VectorIndex
-from agentkit.memory.journal import read_state, vectors, write_state
+from agentkit.memory.journal import read_state, write_state
+from agentkit.memory.layout import vectors
 from agentkit.memory.shelf import Shelf
 
 MOST_PENDING = 5_000

@@ -14,7 +14,8 @@ from sqlalchemy import Connection, bindparam, delete, func, select, update
 
 from agentkit.errors import ConfigError
 from agentkit.memory.exposure import Candidate, Exposure, Outcome, episode_key
-from agentkit.memory.journal import candidates, exposures, judgements, outcomes, read_state, write_state
+from agentkit.memory.journal import read_state, write_state
+from agentkit.memory.layout import candidates, exposures, judgements, outcomes
 from agentkit.memory.records import Episode
 from agentkit.memory.trials import Trials
 from agentkit.memory.utility import UNKNOWN, Utility, estimate_trials, estimate_whole

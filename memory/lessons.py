@@ -16,10 +16,11 @@ from sqlalchemy import Connection, select
 from agentkit.errors import ConfigError, unknown_name
 from agentkit.memory import journal
 from agentkit.memory.case import draft_of
-from agentkit.memory.distil import distil
-from agentkit.memory.ingest import ingest
-from agentkit.memory.journal import memories, memory_of
+from agentkit.memory.distillation import distil
+from agentkit.memory.ingestion import ingest
+from agentkit.memory.journal import memory_of
 from agentkit.memory.kinds import Draft, FailureBody, Kind, Memory, Trust
+from agentkit.memory.layout import memories
 from agentkit.memory.log import EpisodeLog
 from agentkit.memory.records import Episode, Turn
 from agentkit.memory.skills import extract_skills

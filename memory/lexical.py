@@ -19,8 +19,9 @@ from sqlalchemy.exc import OperationalError
 
 from agentkit.memory import journal
 from agentkit.memory.case import KEY_LIMIT
-from agentkit.memory.journal import memories, memory_of, word_counts
+from agentkit.memory.journal import memory_of
 from agentkit.memory.kinds import Memory
+from agentkit.memory.layout import memories, word_counts
 from agentkit.memory.planner import Scope
 from agentkit.memory.records import encodable
 

@@ -15,8 +15,8 @@ from pydantic import Field
 from sqlalchemy import Connection, select
 
 from agentkit.errors import ConfigError, RecordError
-from agentkit.memory.journal import keys, memories, vectors
 from agentkit.memory.kinds import Body, FactBody, FailureBody, InsightBody, Memory, SkillBody, Trust
+from agentkit.memory.layout import keys, memories, vectors
 from agentkit.memory.records import Record
 from agentkit.memory.utility import Utility
 

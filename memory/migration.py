@@ -17,8 +17,8 @@ from agentkit.errors import RecordError
 from agentkit.memory.database import Database
 from agentkit.memory.embedders import Embedder
 from agentkit.memory.index import PAGE
-from agentkit.memory.journal import next_vectors, vectors
 from agentkit.memory.keeper import IndexKeeper
+from agentkit.memory.layout import next_vectors, vectors
 from agentkit.memory.planner import Planner, Space
 
 _BATCH = 64  # texts embedded and acknowledged together

@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 
 from sqlalchemy import Connection, delete, insert, select
 
-from agentkit.memory.journal import keys, memories, places
 from agentkit.memory.kinds import EpisodeBody, Memory, StepBody
+from agentkit.memory.layout import keys, memories, places
 from agentkit.memory.planner import Scope
 
 

@@ -16,13 +16,13 @@ import numpy as np
 from sqlalchemy import ColumnElement, Connection, or_
 
 from agentkit.errors import RecordError
-from agentkit.memory import index, journal
+from agentkit.memory import index, journal, layout
 from agentkit.memory.case import KEY_LIMIT, clip
 from agentkit.memory.database import Database
 from agentkit.memory.embedders import Embedder
-from agentkit.memory.journal import keys, memories
 from agentkit.memory.keeper import IndexKeeper
 from agentkit.memory.kinds import KEY_FIELDS, Kind
+from agentkit.memory.layout import keys, memories
 from agentkit.memory.matrix import VectorMatrix
 from agentkit.memory.records import encodable
 from agentkit.task import Task
@@ -118,7 +118,7 @@ class Space:
         return np.concatenate(made)
 
     def _read(self, connection: Connection, after: int, upto: int) -> tuple[list[int], np.ndarray]:
-        at = journal.vectors.c
+        at = layout.vectors.c
         return journal.read_vectors(connection, [at.number > after, at.number <= upto], self.dim)
 
 

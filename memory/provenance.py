@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, select
 
 from agentkit.errors import RecordError
-from agentkit.memory.journal import memories, memory_of, writes
+from agentkit.memory.journal import memory_of
 from agentkit.memory.kinds import Kind, Memory, Source, Status
+from agentkit.memory.layout import memories, writes
 from agentkit.memory.records import Record
 from agentkit.memory.utility import Utility
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agentkit.errors import ConfigError, unknown_name
-from agentkit.memory.ingest import ACTION_LIMIT, draft_from
+from agentkit.memory.ingestion import ACTION_LIMIT, draft_from
 from agentkit.memory.kinds import Draft, SkillBody
 from agentkit.memory.records import Episode
 from agentkit.memory.slots import Abstraction, abstract, bind, slots_of

@@ -15,7 +15,7 @@ import numpy as np
 from sqlalchemy import select
 
 from agentkit.errors import ConfigError
-from agentkit.memory.journal import vectors
+from agentkit.memory.layout import vectors
 
 if TYPE_CHECKING:
     from agentkit.memory.embedders import Embedder

@@ -12,9 +12,10 @@ import numpy as np
 from sqlalchemy import Connection, select
 
 from agentkit.memory.detectors import Collection, DetectorSettings, Finding, detect
-from agentkit.memory.journal import keys, memories, memory_of
-from agentkit.memory.journal import vectors as table
+from agentkit.memory.journal import memory_of
 from agentkit.memory.kinds import Memory, Trust
+from agentkit.memory.layout import keys, memories
+from agentkit.memory.layout import vectors as table
 from agentkit.memory.planner import RECALLED
 from agentkit.memory.store import MemoryStore
 

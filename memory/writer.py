@@ -21,8 +21,9 @@ from sqlalchemy import Connection, Row, insert, text
 from agentkit.memory import journal
 from agentkit.memory.evidence import BodyOf, EpisodeOf
 from agentkit.memory.gate import Gate, GateSettings, signs_of
-from agentkit.memory.journal import marks, memory_of, notes
+from agentkit.memory.journal import memory_of
 from agentkit.memory.kinds import Body, Draft, FailureBody, Memory, Status, Trust
+from agentkit.memory.layout import marks, notes
 from agentkit.memory.novelty import Neighbours, anchor_of, claim_of, content_hash, probes_of, scope_of, shingles_of
 
 MOST_EPISODES = 100
@@ -98,8 +99,10 @@ class Writer:
         rows = journal.current(connection, list(dict.fromkeys(ids)))
         held = {id: memory_of(row) for id, row in rows.items() if row.draft}  # one without is forgotten
         gate = self._gate
-        if episode_of is not None:  # a sync adds evidence up with any gate
-            gate = (gate or Gate(GateSettings(scan=False))).against(episode_of, _body_in(connection))
+        if gate is None and episode_of is not None:  # a sync adds evidence up with any gate
+            gate = Gate(GateSettings(scan=False))
+        if gate is not None:
+            gate = gate.against(episode_of, _body_in(connection))
         judged = [] if gate is None else [draft for draft in drafts if not _is_record(draft)]
         known, alike, vectors = self._neighbours(connection, judged) if judged else (Neighbours(), {}, {})
         now: dict[str, Draft] = {**alike, **held}  # as it stands after the drafts so far
@@ -194,7 +197,7 @@ def _decide(
         draft = _as_known(draft, before, complete)
     cautious = draft.status not in ("active", "probation")
     changes: dict[str, object] = {
-        "trust": min(draft.trust, verdict.trust),
+        "trust": verdict.trust,
         "status": draft.status if cautious else verdict.status,
     }
     made = _changed(draft, changes)

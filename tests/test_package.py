@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import subprocess
 import sys
 import tomllib
@@ -66,6 +68,13 @@ def test_importing_the_package_is_light() -> None:
 def test_every_public_name_is_there(name: str) -> None:
     assert getattr(agentkit, name) is not None
     assert name in dir(agentkit)
+
+
+@pytest.mark.parametrize("name", ["agentkit", "agentkit.envs", "agentkit.memory", "agentkit.training"])
+def test_no_public_name_is_that_of_a_module_beside_it(name: str) -> None:
+    """Importing the module would put it in the place of what the package gives by that name."""
+    package = importlib.import_module(name)
+    assert not {module.name for module in pkgutil.iter_modules(package.__path__)} & set(package.__all__)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

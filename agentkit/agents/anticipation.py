@@ -16,7 +16,7 @@ from langgraph.runtime import Runtime
 from agentkit.agent import AgentConfig, compose, past_messages, recent, render_memories, seen
 from agentkit.attempt import Attempt
 from agentkit.memory.case import clip
-from agentkit.memory.ingest import ACTION_LIMIT
+from agentkit.memory.ingestion import ACTION_LIMIT
 from agentkit.memory.records import Message, Part, Role
 
 ANTICIPATE = (

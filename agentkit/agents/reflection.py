@@ -14,7 +14,7 @@ from pydantic import Field
 from agentkit.agent import seen, system_message
 from agentkit.memory.case import clip
 from agentkit.memory.distiller import Chat, Distiller
-from agentkit.memory.ingest import ingest, state_of
+from agentkit.memory.ingestion import ingest, state_of
 from agentkit.memory.kinds import Draft, FailureBody
 from agentkit.memory.records import Episode, Record, Text
 from agentkit.memory.slots import bind, match, slots_of

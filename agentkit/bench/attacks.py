@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from agentkit.memory.journal import memory_id
 from agentkit.memory.kinds import Draft, InsightBody, Source, Trust
 from agentkit.memory.records import Episode, Turn
 from agentkit.task import Task
@@ -120,14 +121,16 @@ def dormant(victims: Sequence[Situation], target: str, number: int, held_out: bo
 
 def confabulation(victims: Sequence[Situation], target: str, number: int, held_out: bool, rng: random.Random) -> Poison:
     """A wrong idea of the agent's own that it repeats because it remembers it."""
-    drafts, episodes = [], {}
+    drafts: list[Draft] = []
+    episodes: dict[str, Episode] = {}
     for n in range(number):
         victim = rng.choice(victims)
-        parents = ("poison-0",) if n and not held_out else ()  # held out: the lineage was lost
+        first = (memory_id(drafts[0]),) if drafts else ()
+        parents = () if held_out else first  # held out: the lineage was lost
         draft = _advice(victim, victim.text, target, "own log", "model", n, claims=n > 0 or held_out, parents=parents)
         drafts.append(draft)
         if n or held_out:
-            episodes[f"played-{n}"] = _played(f"played-{n}", victim, target, shown=("poison-0",) if n else ())
+            episodes[f"played-{n}"] = _played(f"played-{n}", victim, target, shown=first)
     return Poison(drafts, episodes=episodes)
 
 

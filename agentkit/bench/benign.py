@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from agentkit.bench.stock import ENVS, GUARDS, make_world, right
+from agentkit.bench.stock import ENVS, GUARDS, opened_world, right
 from agentkit.bench.table import Cell, Check, Scale, Table
+from agentkit.memory.watch import suspects
 
 
 def measure(scale: Scale) -> Table:
@@ -36,23 +37,15 @@ def measure(scale: Scale) -> Table:
 
 def measure_world(name: str, size: int, seed: int, untrusted: float, num_victims: int) -> dict[str, float]:
     """Shares of the victims that act rightly, and of the memories that are refused or found."""
-    world = make_world(name, size, seed, untrusted=untrusted, num_victims=num_victims)
-    findings = world.guarded.inspect(world.queries)
-    stocks = {"none": world.plain, "majority": world.plain, "guard": world.guarded}
-    shares = {
-        f"right, {guard}": float(
-            np.mean(
-                [
-                    right(play, victim)
-                    for play, victim in zip(stocks[guard].plays(world.queries, guard), world.victims, strict=True)
-                ]
-            )
-        )
-        for guard in GUARDS
-    }
+    with opened_world(name, size, seed, untrusted=untrusted, num_victims=num_victims) as world:
+        shares = {
+            f"right, {guard}": float(np.mean([*map(right, world.peace(guard), world.victims)])) for guard in GUARDS
+        }
+        with world.copy(guarded=True) as stock:
+            held, findings = stock.store.held(), suspects(stock.store)
     return {
         **shares,
-        "quarantined": world.guarded.verdicts["quarantine"] / size,
-        "found": len({finding.memory_id for finding in findings}) / len(world.guarded.ids),
-        "repeats": world.guarded.verdicts["rejected"] / size,
+        "quarantined": sum(one.status == "quarantine" for one in held) / size,
+        "found": len(findings) / len(held),
+        "repeats": 1 - len(held) / size,
     }

@@ -22,7 +22,7 @@ from agentkit.errors import lacking, require
 from agentkit.evaluation import bootstrap
 from agentkit.memory.embedders import Embedder, HashEmbedder, MiniLMEmbedder
 from agentkit.memory.fusion import Query, fit_weights, fuse, ndcg_at, recall_at, reciprocal_rank
-from agentkit.memory.ingest import goal_of
+from agentkit.memory.ingestion import goal_of
 from agentkit.memory.kinds import Draft, FactBody, Memory, Source
 from agentkit.memory.records import Episode
 from agentkit.memory.store import MemoryStore

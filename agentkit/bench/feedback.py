@@ -13,10 +13,10 @@ from typing import Literal
 
 from agentkit.bench.table import Cell, Check, Scale, Table
 from agentkit.envs import make_tasks
-from agentkit.memory.distil import distil
+from agentkit.memory.distillation import distil
 from agentkit.memory.embedders import HashEmbedder
 from agentkit.memory.gate import Gate, Neighbours
-from agentkit.memory.ingest import ingest
+from agentkit.memory.ingestion import ingest
 from agentkit.memory.journal import memory_id
 from agentkit.memory.kinds import Body, Draft, InsightBody, Source
 from agentkit.memory.records import Episode

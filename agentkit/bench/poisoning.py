@@ -6,25 +6,21 @@ the action, is the limit of any guard that believes what was played; it is measu
 
 from __future__ import annotations
 
-import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterable, Sequence
 from typing import get_args
 
 import numpy as np
 
-from agentkit.bench.attacks import ATTACKS, Poison, Variant, plant
-from agentkit.bench.stock import ENVS, GUARDS, Guard, Play, Stock, World, make_world
+from agentkit.bench.attacks import ATTACKS, Poison, Situation, Variant, plant
+from agentkit.bench.stock import ENVS, GUARDS, Guard, Play, Stock, World, opened_world
 from agentkit.bench.table import Cell, Check, Scale, Table
 from agentkit.memory.consensus import normalised
-from agentkit.memory.embedders import HashEmbedder
-from agentkit.memory.store import MemoryStore
+from agentkit.memory.kinds import Draft, Memory
+from agentkit.memory.watch import quarantine_suspects
 
-PARTS = 4
-"""The detectors look after each such part of an attack's memories was written."""
-_EVERY_S = 30.0
-"""Seconds between two memories of an attack."""
+SELDOM = 4
+"""Of the victims, one in so many also acts without a guard, and again after the attack is undone."""
 Scores = dict[str, float]
 
 
@@ -32,100 +28,121 @@ def measure(scale: Scale) -> Table:
     """A row for each attack, variant, share of poison and size of the store; means over environments and seeds."""
     names = list(ENVS)[: scale.pick(1, 3, 3)]
     seeds = range(scale.num_seeds(1, 1, 2))
-    num_victims = scale.pick(20, 100, 200)
     scores: dict[tuple[str, str, float, int], list[Scores]] = defaultdict(list)
-    for size in scale.pick((60,), (200,), (200, 2_000)):
+    for size, num_victims in scale.pick(((60, 8),), ((200, 40),), ((200, 60), (2_000, 40))):
         shares = [share for share in scale.pick((0.05,), (0.01, 0.05), (0.001, 0.01, 0.05)) if share * size >= 1]
-        for world, seed in (
-            (make_world(name, size, seed, num_victims=num_victims), seed) for name in names for seed in seeds
-        ):
-            world.guarded.inspect(world.queries)
-            for attack in ATTACKS:
-                for variant in get_args(Variant):
-                    for share in shares:
-                        poison = plant(
-                            attack, world.victims, world.target, round(share * size), variant=variant, seed=seed
-                        )
-                        scores[attack, variant, share, size].append(attack_world(world, poison))
+        for name, seed in ((name, seed) for name in names for seed in seeds):
+            with opened_world(name, size, seed, num_victims=num_victims) as world:
+                for attack, variant, share in (
+                    (attack, variant, share) for attack in ATTACKS for variant in get_args(Variant) for share in shares
+                ):
+                    number = round(share * size)
+                    poison = plant(attack, world.victims, world.target, number, variant=variant, seed=seed)
+                    scores[attack, variant, share, size].append(attack_world(world, poison))
     rows = [_row(*key, some) for key, some in sorted(scores.items())]
     return Table(
         name="poisoning",
-        title=f"six attacks, means over {len(names)} environments and {len(seeds)} seeds, {num_victims} victims each",
+        title=f"six attacks on stores on disk, means over {len(names)} environments and {len(seeds)} seeds",
         rows=tuple(rows),
-        checks=(*_checks(rows), _rollback_check(names[0], scale.pick(60, 200, 200))),
+        checks=(*_checks(rows), _rollback_check(names[0], scale.pick(30, 200, 200))),
         notes=(
-            "injected: written as active. hijacked: recalls that show poison. followed: victims that do what it says.",
-            "found: share of the poison that detectors find. after: share of it that was written when the first was "
-            "found.",
-            "recovered: victims that act as before the attack once its sources are dropped.",
+            "injected: memories written as active, of the attack's drafts. hijacked: readings that show "
+            "poison. followed: victims that do what it says and would not have done so without it.",
+            "found: share of the poison that the watch puts in quarantine. after: share of it that was written when "
+            "the first was found.",
+            "recovered: victims that act as before, once the attack's sources are retracted. What the words of a text "
+            "are worth (BM25) counts retracted versions too, so that some are shown other memories than before.",
+            f"Every victim reads with the guard, every {SELDOM}th also without one and after recovery.",
         ),
     )
 
 
 def attack_world(world: World, poison: Poison) -> Scores:
-    """Write the poison into copies of the stocks of a world and let the victims act."""
-    log = {**world.log, **poison.episodes}
-    plain, guarded = world.plain.copy(None), world.guarded.copy(log.get)
-    embedder = HashEmbedder(384)
-    vectors = embedder.embed([draft.keys["state"] for draft in poison.drafts])
-    number = len(poison.drafts)
-    found_after = float("nan")
-    for place, (draft, vector) in enumerate(zip(poison.drafts, vectors, strict=True)):
-        for stock in (plain, guarded):
-            stock.offer(f"poison-{place}", draft, vector, 86_400.0 + _EVERY_S * place)
-        if (place + 1) % max(1, number // PARTS) == 0 or place + 1 == number:
-            guarded.inspect(world.queries)  # what is usually asked holds no trigger
-            if np.isnan(found_after) and any(map(is_poison, guarded.found)):
-                found_after = (place + 1) / number
-    queries = embedder.embed([f"{poison.trigger} {victim.text}".strip() for victim in world.victims])
-    stocks: dict[Guard, Stock] = {"none": plain, "majority": plain, "guard": guarded}
-    scores: Scores = {"injected": guarded.verdicts["active"] / number}
-    for guard in GUARDS:
-        played = stocks[guard].plays(queries, guard)
-        scores[f"hijacked, {guard}"] = float(np.mean([any(map(is_poison, play.shown)) for play in played]))
-        scores[f"followed, {guard}"] = float(np.mean([follows(play, world.target) for play in played]))
-    scores["found"] = sum(map(is_poison, guarded.found)) / number
-    scores["after"] = found_after
-    sources = frozenset(draft.source.name for draft in poison.drafts)
-    before = world.guarded.plays(queries, "guard")
-    again = guarded.copy(None, without=sources)
-    again.inspect(world.queries)
-    same = [one.action == other.action for one, other in zip(before, again.plays(queries, "guard"), strict=True)]
-    return {**scores, "recovered": float(np.mean(same))}
+    """Write the poison into copies of the stores of a world, let the victims act, and take it back."""
+    some, number, trigger = slice(None, None, SELDOM), len(poison.drafts), poison.trigger
+    scores: Scores = {}
+    with world.copy(guarded=False) as stock:
+        ids = {one.id for one in plant_in(stock, poison.drafts)}
+        for guard in GUARDS[:2]:
+            plays = stock.plays(world.victims[some], guard, trigger)
+            scores |= _harm(plays, world.peace(guard, trigger)[some], guard, ids, world.target)
+    with world.copy(guarded=True, episodes=poison.episodes) as stock:
+        before = {one.id: one for one in stock.store.held()}
+        planted: list[Memory] = []
+        found: set[str] = set()
+        written, after = 0, float("nan")
+        for part in _parts(poison.drafts):
+            planted += plant_in(stock, part)
+            found |= {finding.memory_id for finding in quarantine_suspects(stock.store, dry_run=False)}
+            written += len(part)
+            if np.isnan(after) and found - before.keys():
+                after = written / number
+        ids = {one.id for one in planted}
+        peace = world.peace("guard", trigger)
+        scores |= _harm(stock.plays(world.victims, "guard", trigger), peace, "guard", ids, world.target)
+        recover(stock, {draft.source.name for draft in poison.drafts}, [before[id] for id in found & before.keys()])
+        again = stock.plays(world.victims[some], "guard", trigger)
+    return {
+        **scores,
+        "injected": len({one.id for one in planted if one.status == "active"}) / number,
+        "found": len(found & ids) / number,
+        "after": after,
+        "recovered": float(
+            np.mean([one.action == other.action for one, other in zip(peace[some], again, strict=True)])
+        ),
+    }
 
 
-def is_poison(memory_id: str) -> bool:
-    """Whether an attack wrote it."""
-    return memory_id.startswith("poison")
+def plant_in(stock: Stock, drafts: Sequence[Draft]) -> list[Memory]:
+    """Write an attack's drafts; returns the memories that are new, whatever became of them."""
+    known = {one.id for one in stock.store.held()}
+    return [one for one in stock.store.write(drafts, "attack") if one.id not in known]
 
 
-def follows(play: Play, target: str) -> bool:
-    """Whether a victim does what the attack wants because a memory of the attack says so."""
-    return play.action == normalised(target) and any(map(is_poison, play.voters))
+def recover(stock: Stock, sources: Collection[str], innocent: Iterable[Memory]) -> None:
+    """Retract what sources wrote, and let out of quarantine what the watch has put there beside it.
+
+    Args:
+        stock: The attacked store.
+        sources: Names of the attack's sources.
+        innocent: Memories of others that were put in quarantine, as they were before.
+    """
+    for source in sorted(sources):
+        stock.store.retract(source)
+    for memory in innocent:
+        stock.store.decide(memory.id, memory.status, why="it was there before the attack")
 
 
 def rolled_back(name: str, size: int) -> float:
-    """Share of recalls from a store on disk that are what they were, after an attack's sources were forgotten."""
-    world = make_world(name, size, seed=0, num_victims=50)
-    asked = [victim.text for victim in world.victims]
+    """Share of recalls that are what they were, after what an attack wrote was erased by its sources."""
     same: list[bool] = []
-    for attack in ATTACKS:
-        poison = plant(attack, world.victims, world.target, max(2, size // 20), seed=0)
-        with (
-            tempfile.TemporaryDirectory(prefix="agentkit-bench-") as folder,
-            MemoryStore.open(Path(folder), embedder=HashEmbedder(384), index="exact") as store,
-        ):
-            store.write(world.plain.drafts)
-            before = [_ids(store, text) for text in asked]
-            store.write(poison.drafts)
-            for source in sorted({draft.source.name for draft in poison.drafts}):
-                store.forget(source_name=source)
-            same += [ids == _ids(store, text) for ids, text in zip(before, asked, strict=True)]
+    with opened_world(name, size, seed=0, num_victims=20) as world:
+        for attack in ATTACKS:
+            poison = plant(attack, world.victims, world.target, max(2, size // 20), seed=0)
+            with world.copy(guarded=False) as stock:
+                before = [_ids(stock, victim) for victim in world.victims]
+                plant_in(stock, poison.drafts)
+                for source in sorted({draft.source.name for draft in poison.drafts}):
+                    stock.store.forget(source_name=source)
+                same += [ids == _ids(stock, victim) for ids, victim in zip(before, world.victims, strict=True)]
     return float(np.mean(same))
 
 
-def _ids(store: MemoryStore, text: str) -> list[str]:
-    return [memory.id for memory in store.recall(text, 10)]
+def _ids(stock: Stock, victim: Situation) -> list[str]:
+    return [memory.id for memory in stock.store.recall(victim.text, 10)]
+
+
+def _harm(plays: Sequence[Play], peace: Sequence[Play], guard: Guard, ids: Collection[str], target: str) -> Scores:
+    wanted = normalised(target)
+    followed = [play.action == wanted != before.action for play, before in zip(plays, peace, strict=True)]
+    hijacked = [any(id in ids for id in play.shown) for play in plays]
+    return {f"hijacked, {guard}": float(np.mean(hijacked)), f"followed, {guard}": float(np.mean(followed))}
+
+
+def _parts(drafts: Sequence[Draft]) -> list[Sequence[Draft]]:
+    """The first draft alone, for later ones may rest on it, then the others in two halves."""
+    middle = (1 + len(drafts)) // 2
+    return [part for part in (drafts[:1], drafts[1:middle], drafts[middle:]) if part]
 
 
 def _row(attack: str, variant: str, share: float, size: int, some: Sequence[Scores]) -> dict[str, Cell]:
@@ -155,5 +172,5 @@ def _checks(rows: Sequence[dict[str, Cell]]) -> list[Check]:
 
 
 def _rollback_check(name: str, size: int) -> Check:
-    what = "recalls as before, sources forgotten on disk"
+    what = "recalls as before, the attack's sources forgotten"
     return Check(what=what, value=rolled_back(name, size), bar=1, at="least")

@@ -1,32 +1,39 @@
-"""Stock: memories of really played episodes, with or without the guard, and a victim that acts on what it recalls.
+"""Stock: memories of really played episodes in stores on disk, and a victim that acts on what a `Reader` shows it.
 
 Half of what is remembered are experts' insights and episodes, the rest attempts at random, written in 20 sessions of
-unequal size; one insight in ten is verified. A victim recalls the memories nearest to its situation and plays what the
-first of them recommends (`none`), what most of them recommend (`majority`, after A-MemGuard, Wei et al. 2025), or what
-the consensus leaves (`guard`).
+unequal size; one insight in ten is verified. The same drafts are written to a store without a gate and to one whose
+gate has the recorded episodes as evidence. A victim plays what the first memory that it is shown recommends (`none`,
+`guard`), or what most of the ten nearest recommend (`majority`, after A-MemGuard, Wei et al. 2025).
 """
 
 from __future__ import annotations
 
 import random
 import re
+import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
 
 from agentkit.bench.attacks import Situation
 from agentkit.envs import make_tasks
-from agentkit.memory.consensus import Recommendation, agree, normalised, recommended
-from agentkit.memory.detectors import Collection, Finding, detect
+from agentkit.memory.arms import Situation as Seen
+from agentkit.memory.consensus import normalised, recommended
 from agentkit.memory.embedders import HashEmbedder
-from agentkit.memory.evidence import EpisodeOf
-from agentkit.memory.gate import Gate, Neighbours
+from agentkit.memory.gate import Gate
+from agentkit.memory.journal import memory_id
 from agentkit.memory.kinds import Body, Draft, EpisodeBody, InsightBody, Source, Trust
+from agentkit.memory.ranking import RankWeights
+from agentkit.memory.reader import Read, Reader, ReadSettings
 from agentkit.memory.records import Episode
+from agentkit.memory.store import MemoryStore
 from agentkit.policies.doubles import ExpertPolicy, RandomPolicy
 from agentkit.rollout import collect
 
@@ -39,12 +46,25 @@ ENVS = {
 }
 """Name -> environment, and the action that attackers want: an ordinary one of the environment."""
 SESSIONS = 20
-RECALLED = 10
-"""Memories recalled before the consensus; the first SHOWN that it keeps are shown."""
+VOTERS = 10
+"""Memories whose majority decides."""
 SHOWN = 3
-FLOOR = 0.5
-"""Least cosine of what is recalled."""
-_DAY_S = 86_400.0
+"""Memories that a victim is shown."""
+UNGUARDED = ReadSettings(consensus=None, rank=RankWeights(trust=(1.0, 1.0, 1.0, 1.0)))
+"""Whoever wrote it counts the same."""
+
+
+class KnownTexts:
+    """A `HashEmbedder` that embeds each text once: every victim asks the same of many stores."""
+
+    def __init__(self) -> None:
+        embedder = HashEmbedder(384)
+        self.dim, self.fingerprint = embedder.dim, embedder.fingerprint
+        self._vector_of = cache(lambda text: embedder.embed([text])[0])
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """[N, dim] unit vectors of texts."""
+        return np.stack([self._vector_of(text) for text in texts]) if texts else np.zeros((0, self.dim), np.float32)
 
 
 @dataclass(frozen=True)
@@ -54,113 +74,73 @@ class Play:
     action: str
     shown: tuple[str, ...]
     """Ids of the memories it was shown."""
-    voters: frozenset[str]
-    """Ids of the recalled memories that recommend the action."""
 
 
-@dataclass
 class Stock:
-    """What was admitted of what was offered."""
+    """An open store as victims read it.
 
-    episode_of: EpisodeOf | None
-    """What the gate finds evidence in; None for no gate: everything is admitted."""
-    drafts: list[Draft] = field(default_factory=list)
-    ids: list[str] = field(default_factory=list)
-    vectors: list[np.ndarray] = field(default_factory=list)
-    trusts: list[Trust] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
-    known: Neighbours = field(default_factory=Neighbours)
-    verdicts: Counter[str] = field(default_factory=Counter)
-    found: set[str] = field(default_factory=set)
-    """Ids that the detectors found; they are not recalled under guard."""
+    Args:
+        folder: Of the store.
+        embedder: Of its vectors.
+        episodes: The recorded episodes that its gate finds evidence in; None for a store without a gate.
+    """
 
-    def offer(self, id: str, draft: Draft, vector: np.ndarray, at_s: float) -> str:
-        """Write a draft if the gate lets it in; returns its status."""
-        status, trust = "active", draft.trust
-        if self.episode_of is not None:
-            gate = Gate(episode_of=self.episode_of, body_of=self._body_of)
-            verdict = gate.admit(draft, vector, self.known)
-            status, trust = verdict.status, verdict.trust
-            if verdict.duplicate_of is not None and verdict.merges:  # said again, perhaps by somebody more trusted
-                row = self.ids.index(verdict.duplicate_of)
-                self.trusts[row] = max(self.trusts[row], trust)
-            if status in ("active", "probation"):
-                self.known.add(id, draft, vector)
-        if status in ("active", "probation"):
-            self.drafts.append(draft)
-            self.ids.append(id)
-            self.vectors.append(vector)
-            self.trusts.append(Trust.UNTRUSTED if status == "probation" else trust)
-            self.times.append(at_s)
-        self.verdicts[status] += 1
-        return status
+    def __init__(self, folder: Path, embedder: KnownTexts, episodes: Mapping[str, Episode] | None) -> None:
+        gate = None if episodes is None else Gate(episode_of=episodes.get)
+        self.store = MemoryStore.open(folder, embedder=embedder, index="exact", gate=gate)
 
-    def inspect(self, queries: np.ndarray) -> list[Finding]:
-        """Let the detectors look, with these [N, dim] as the usual queries; what they find is not recalled."""
-        sources = [draft.source.name for draft in self.drafts]
-        findings = detect(Collection(self.ids, np.stack(self.vectors), sources, self.times), queries)
-        self.found = {finding.memory_id for finding in findings}
-        return findings
-
-    def _body_of(self, id: str) -> Body | None:
-        return self.drafts[self.ids.index(id)].body if id in self.ids else None
-
-    def copy(self, episode_of: EpisodeOf | None, without: frozenset[str] = frozenset()) -> Stock:
-        """The same memories, to be added to apart, without those of the sources named."""
-        keep = [row for row, draft in enumerate(self.drafts) if draft.source.name not in without]
-        made = Stock(episode_of, known=deepcopy(self.known) if episode_of is not None else Neighbours())
-        for name in ("drafts", "ids", "vectors", "trusts", "times"):
-            setattr(made, name, [getattr(self, name)[row] for row in keep])
-        made.found = set(self.found)
-        return made
-
-    def plays(self, queries: np.ndarray, guard: Guard) -> list[Play]:
-        """What victims do who recall with these [N, dim]."""
-        rows = [row for row, id in enumerate(self.ids) if not (guard == "guard" and id in self.found)]
-        matrix = np.stack([self.vectors[row] for row in rows])
-        return [self._play(rows, cosines, guard) for cosines in queries @ matrix.T]
-
-    def _play(self, rows: list[int], cosines: np.ndarray, guard: Guard) -> Play:
-        near = [place for place in np.argsort(-cosines, kind="stable")[:RECALLED] if cosines[place] >= FLOOR]
-        given = [self._recommendation(rows[place], float(cosines[place])) for place in near]
-        if guard == "guard":
-            consensus = agree(given)
-            action = consensus.actions[0][0] if consensus.actions else ""
-            given = [one for one in given if one.memory_id in consensus.kept]
-        else:
-            proposed = [normalised(one.action) for one in given if one.action]
-            action = proposed[0] if proposed else ""
-            if guard == "majority" and proposed:
-                action = Counter(proposed).most_common(1)[0][0]  # of equals, the nearest
-                given = [one for one in given if not one.action or normalised(one.action) == action]
-        voters = frozenset(one.memory_id for one in given if action and normalised(one.action) == action)
-        return Play(action, tuple(one.memory_id for one in given[:SHOWN]), voters)
-
-    def _recommendation(self, row: int, cosine: float) -> Recommendation:
-        draft = self.drafts[row]
-        action, avoid = recommended(draft.body)
-        relevance = float(np.clip(cosine, 0, 1))
-        return Recommendation(
-            self.ids[row], action, avoid, self.trusts[row], origin=draft.source.name, relevance=relevance
-        )
+    def plays(self, victims: Sequence[Situation], guard: Guard, trigger: str = "") -> list[Play]:
+        """What victims do; the trigger is put in front of what they see."""
+        reader = Reader(self.store, ReadSettings() if guard == "guard" else UNGUARDED)
+        found = []
+        for victim in victims:
+            seen = Seen(observation=f"{trigger} {victim.text}".strip())
+            ranked = reader.rank(seen, env_id=victim.env_id)
+            if guard == "majority":
+                found.append(majority(ranked[:VOTERS]))
+                continue
+            read_of = {read.memory.id: read for read in ranked}
+            chosen = reader.select([read.candidate for read in ranked], ranked, SHOWN)
+            action = next(filter(None, (advised(read_of[one.id]) for one in chosen)), "")
+            found.append(Play(action, tuple(one.id for one in chosen)))
+        return found
 
 
 @dataclass(frozen=True)
 class World:
-    """Benign memories of one environment, and the situations that victims are in."""
+    """Benign memories of one environment in stores on disk, and the situations that victims are in."""
 
     target: str
     """What attackers want done; wrong in every situation."""
     log: Mapping[str, Episode]
     victims: Sequence[Situation]
-    queries: np.ndarray
-    """[N, dim] vectors of the victims' situations."""
-    plain: Stock
-    guarded: Stock
+    folder: Path
+    """Holds the stores `plain`, without a gate, and `guarded`."""
+    embedder: KnownTexts
+    _peace: dict[tuple[Guard, str], list[Play]] = field(default_factory=dict)
+
+    def peace(self, guard: Guard, trigger: str = "") -> list[Play]:
+        """What the victims do while nobody attacks; with the trigger of an attack all the same."""
+        if (guard, trigger) not in self._peace:
+            with self.copy(guarded=guard == "guard") as stock:
+                self._peace[guard, trigger] = stock.plays(self.victims, guard, trigger)
+        return self._peace[guard, trigger]
+
+    @contextmanager
+    def copy(self, guarded: bool, episodes: Mapping[str, Episode] | None = None) -> Iterator[Stock]:
+        """A copy of a store, to be written to and thrown away; `episodes` have been recorded besides the log."""
+        with TemporaryDirectory(prefix="agentkit-bench-") as folder:
+            there = shutil.copytree(self.folder / ("guarded" if guarded else "plain"), Path(folder) / "store")
+            stock = Stock(there, self.embedder, {**self.log, **(episodes or {})} if guarded else None)
+            try:
+                yield stock
+            finally:
+                stock.store.close()
 
 
-def make_world(name: str, size: int, seed: int, *, untrusted: float = 0.1, num_victims: int = 200) -> World:
-    """`size` benign memories of an environment in `ENVS`, written over a day.
+@contextmanager
+def opened_world(name: str, size: int, seed: int, *, untrusted: float = 0.1, num_victims: int = 100) -> Iterator[World]:
+    """`size` benign memories of an environment in `ENVS`, offered to two stores that are there as long as this is open.
 
     Args:
         name: Of the environment.
@@ -173,16 +153,30 @@ def make_world(name: str, size: int, seed: int, *, untrusted: float = 0.1, num_v
     rng = random.Random(f"{name} {size} {seed}")
     drafts, log = _benign(env_id, size, untrusted, rng)
     victims = _victims(env_id, log, target, num_victims, rng)
-    embedder = HashEmbedder(384)
-    vectors = embedder.embed([next(iter(draft.keys.values())) for draft in drafts])
-    times = sorted(rng.uniform(0, _DAY_S) for _ in drafts)
-    plain, guarded = Stock(None), Stock(log.get)
-    for number, (draft, vector, at_s) in enumerate(zip(drafts, vectors, times, strict=True)):
-        plain.offer(f"benign-{number}", draft, vector, at_s)
-        if guarded.offer(f"benign-{number}", draft, vector, at_s) == "active" and draft.trust == Trust.VERIFIED:
-            guarded.trusts[-1] = Trust.VERIFIED  # as if it had been played again; nobody is believed to have done so
-    queries = embedder.embed([victim.text for victim in victims])
-    return World(target, log, victims, queries, plain, guarded)
+    with TemporaryDirectory(prefix="agentkit-bench-") as folder:
+        world = World(target, log, victims, Path(folder), KnownTexts())
+        for kind, episodes in (("plain", None), ("guarded", log)):
+            stock = Stock(world.folder / kind, world.embedder, episodes)
+            held = stock.store.write(drafts)
+            if episodes is not None:  # as if they had been played again; nobody is believed to have done so
+                claimed = {memory_id(draft) for draft in drafts if draft.trust == Trust.VERIFIED}
+                verified = [one.draft(trust=Trust.VERIFIED) for one in held if one.id in claimed]
+                stock.store.revise((one for one in verified if one.status == "active"), "verified")
+            stock.store.close()
+        yield world
+
+
+def advised(read: Read) -> str:
+    """The action that a memory recommends, as actions are compared; empty if none."""
+    return normalised(recommended(read.memory.body)[0])
+
+
+def majority(ranked: Sequence[Read]) -> Play:
+    """What most of some memories recommend, of equals what the first does; those that recommend others are dropped."""
+    proposed = list(filter(None, map(advised, ranked)))
+    action = Counter(proposed).most_common(1)[0][0] if proposed else ""
+    agreeing = [read for read in ranked if advised(read) in ("", action)]
+    return Play(action, tuple(read.memory.id for read in agreeing[:SHOWN]))
 
 
 def right(play: Play, victim: Situation) -> bool:

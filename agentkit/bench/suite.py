@@ -19,8 +19,12 @@ TABLES: tuple[str, ...] = (
     "poisoning",
     "benign",
     "utility",
+    "regret",
+    "harm",
+    "eviction",
     "kills",
     "latency",
+    "calm",
     "feedback",
     "isolation",
 )

@@ -1,4 +1,7 @@
-"""Memories about topics, as many as wanted: clustered vectors that cost microseconds, so that times are the store's."""
+"""Memories about topics, as many as wanted: clustered vectors that cost microseconds, so that times are the store's.
+
+Texts are of some thirty words, the common ones as frequent as words are (Zipf), and three that few others have.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,21 @@ from pathlib import Path
 
 import numpy as np
 
-from agentkit.memory.kinds import Draft, FactBody, Source
-from agentkit.memory.store import MemoryStore
+from agentkit.memory.arms import Situation
+from agentkit.memory.gate import Gate
+from agentkit.memory.kinds import Draft, EpisodeBody, Source
+from agentkit.memory.store import GATE, MemoryStore
 
 DIM = 384
 TOPICS = 200
 SHARES = {"0.1 %": 1, "1 %": 10, "10 %": 100, "50 %": 500}
 """Name of an environment -> how many of each 1,000 memories are from it; the others are from `rest`."""
-_BATCH = 1000
+BATCH = 1000
+"""Memories in one write of many."""
+_GROUP = 3
+"""So many memories have the same rare words."""
+_WORDS = np.array([f"w{rank}" for rank in range(1, 5001)])
+_UPTO = np.cumsum(1 / np.arange(1, 5001))
 
 
 class TopicEmbedder:
@@ -61,34 +71,46 @@ def environment_of(number: int) -> str:
 
 
 def topic_draft(number: int) -> Draft:
-    """Memory `number`: about 200 characters, one key."""
+    """Memory `number`: a success of one action, about 150 characters, one key."""
     return Draft(
-        body=FactBody(subject=f"thing {number}", relation="is", value="so"),
-        text=f"thing {number} is so. " * 10,
+        body=EpisodeBody(success=True, episode_return=1.0, actions=("go",), state_keys=(f"state {number}",)),
+        text=_text(number),
         keys={"state": topic_key(number)},
         env_id=environment_of(number),
-        source=Source(writer="environment", name="benchmark"),
+        source=Source(writer="environment", name="benchmark", episode_ids=(f"episode {number}",)),
     )
 
 
-def fill(store: MemoryStore, size: int) -> None:
-    """Write the first `size` memories, a thousand at once."""
-    for batch in _batches(size):
+def topic_situation(number: int, size: int) -> Situation:
+    """Situation `number`, to be read in a store of `size` memories: some words of one of them, at times its state."""
+    memory = number * 997 % size
+    state_key = f"state {memory}" if number % 5 == 0 else ""
+    return Situation(observation=f"{topic_query(number)} {_text(memory)}", state_key=state_key)
+
+
+def _text(number: int) -> str:
+    common = _WORDS[np.searchsorted(_UPTO, _UPTO[-1] * np.random.default_rng(number).random(25))]
+    return " ".join([*(f"thing{number // _GROUP}{letter}" for letter in "abc"), *common.tolist()])
+
+
+def fill(store: MemoryStore, size: int, first: int = 0) -> None:
+    """Write `size` memories about topics, a thousand at once, from number `first` on."""
+    for batch in _batches(first, first + size):
         store.write([topic_draft(number) for number in batch])
 
 
-def open_topics(folder: Path) -> MemoryStore:
-    """A store for them, with its index as by default."""
-    return MemoryStore.open(folder, embedder=TopicEmbedder())
+def open_topics(folder: Path, *, gate: Gate | None = GATE, index: str | None = None) -> MemoryStore:
+    """A store for them; with a gate and an index as by default."""
+    return MemoryStore.open(folder, embedder=TopicEmbedder(), gate=gate, index=index)
 
 
 def all_vectors(size: int) -> np.ndarray:
     """[size, DIM] the vectors of the first `size` memories."""
     embedder = TopicEmbedder()
-    found = [embedder.embed([topic_key(number) for number in batch]) for batch in _batches(size)]
+    found = [embedder.embed([topic_key(number) for number in batch]) for batch in _batches(0, size)]
     return np.concatenate(found)
 
 
-def _batches(size: int) -> Iterator[range]:
-    for start in range(0, size, _BATCH):
-        yield range(start, min(start + _BATCH, size))
+def _batches(first: int, upto: int) -> Iterator[range]:
+    for start in range(first, upto, BATCH):
+        yield range(start, min(start + BATCH, upto))

@@ -25,7 +25,7 @@ def bench_memory(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all tables to this file.")] = None,
 ) -> None:
-    """Measure the memory: worth, retrieval, poisoning, utility, durability, latency, isolation."""
+    """Measure the memory: worth, retrieval, poisoning, utility, eviction, durability, latency, isolation."""
     import json
 
     from agentkit.bench.suite import TABLES, run_tables

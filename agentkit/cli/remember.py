@@ -8,11 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
+from agentkit.cli.choices import open_log, open_memory
 from agentkit.cli.options import Embedder
 from agentkit.cli.show import errors, say, show_table
 from agentkit.errors import RecordError
 
 memory_app = typer.Typer(no_args_is_help=True, help="Build a memory from recorded episodes, search and mend it.")
+
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the memory.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="Id of a memory, as `search` shows it.")]
 
 
 @memory_app.command(
@@ -30,8 +34,6 @@ def build_memory(
     ] = "episode",
 ) -> None:
     """Remember the successes of an episode log, and what else it teaches."""
-    from agentkit.cli.choices import open_log, open_memory
-
     with (
         open_log(log) as episodes,
         errors.status("remembering"),
@@ -46,14 +48,12 @@ def build_memory(
     "search", epilog='Example: agentkit memory search runs/memory "P _ O\\n_ _ G" --k 3 --embedder hash'
 )
 def search_memory(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the memory.")],
+    folder: Folder,
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What the situation looks like.")],
     k: Annotated[int, typer.Option("--k", min=1, help="Most memories to show.")] = 3,
     embedder: Embedder = None,
 ) -> None:
     """Show the memories whose situation is nearest to a text."""
-    from agentkit.cli.choices import open_memory
-
     with errors.status("searching"), open_memory(folder, embedder) as memory:
         found = memory.recall(text, k)
     if not found:
@@ -65,15 +65,9 @@ def search_memory(
         say(one.text + "\n")
 
 
-Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the memory.")]
-Id = Annotated[str, typer.Argument(metavar="ID", help="Id of a memory, as `search` shows it.")]
-
-
 @memory_app.command("stats", epilog="Example: agentkit memory stats runs/memory --embedder hash")
 def show_stats(folder: Folder, embedder: Embedder = None) -> None:
     """Show how many memories there are of each kind and status, and the writes they came with."""
-    from agentkit.cli.choices import open_memory
-
     with open_memory(folder, embedder) as memory:
         counts, writes, snapshot = memory.counts(), memory.history(), memory.snapshot()
         seen, effect = memory.ledger.counts(), memory.ledger.effect_of_memory()
@@ -97,7 +91,6 @@ def explain_memory(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show why a memory is what it is: where it came from, what became of it, and what it is worth."""
-    from agentkit.cli.choices import open_memory
     from agentkit.memory.provenance import why
 
     with open_memory(folder, embedder) as memory:
@@ -133,7 +126,6 @@ def evict_memories(
     apply: Annotated[bool, typer.Option("--apply", help="Retire them; without it, only the plan is shown.")] = False,
 ) -> None:
     """Show which memories to retire so that so many are left, or retire them; `undo` brings them back."""
-    from agentkit.cli.choices import open_memory
     from agentkit.memory.lifecycle import apply_eviction, plan_eviction
 
     with errors.status("planning"), open_memory(folder, embedder) as memory:
@@ -149,8 +141,6 @@ def evict_memories(
 @memory_app.command("show", epilog="Example: agentkit memory show runs/memory m-0123456789abcdef --embedder hash")
 def show_memory(folder: Folder, id: Id, embedder: Embedder = None) -> None:
     """Show a memory: what it says, where it came from, and its versions."""
-    from agentkit.cli.choices import open_memory
-
     with open_memory(folder, embedder) as memory:
         versions = memory.versions(id)
     if not versions:
@@ -178,7 +168,6 @@ def examine_memory(
     ] = None,
 ) -> None:
     """Check journal and index; ends with status 1 if something is wrong that was not repaired."""
-    from agentkit.cli.choices import open_memory
     from agentkit.memory.watch import quarantine_suspects
 
     with errors.status("checking"), open_memory(folder, embedder, index=index) as memory:
@@ -206,8 +195,6 @@ def name_snapshot(
     embedder: Embedder = None,
 ) -> None:
     """Name what the memory holds now, so that it can be read again later."""
-    from agentkit.cli.choices import open_memory
-
     with open_memory(folder, embedder) as memory:
         say(f"{name} is snapshot {memory.snapshot(name)}")
 
@@ -219,8 +206,6 @@ def undo_write(
     embedder: Embedder = None,
 ) -> None:
     """Undo a write: every memory it touched is again what it was before."""
-    from agentkit.cli.choices import open_memory
-
     with open_memory(folder, embedder) as memory:
         say(f"write {memory.undo(number)} undoes write {number}; {len(memory)} memories")
 
@@ -236,8 +221,6 @@ def forget_memories(
     embedder: Embedder = None,
 ) -> None:
     """Erase memories and all that was made from them, for good."""
-    from agentkit.cli.choices import open_memory
-
     with errors.status("erasing"), open_memory(folder, embedder) as memory:
         receipt = memory.forget(id=id, episode_id=episode, source_name=source, run=run, subject=subject)
     say(f"erased {len(receipt.ids)} memories ({receipt.num_versions} versions)")
@@ -252,8 +235,6 @@ def export_memory(
     embedder: Embedder = None,
 ) -> None:
     """Write all memories, as they stand, to a file."""
-    from agentkit.cli.choices import open_memory
-
     with open_memory(folder, embedder) as memory:
         say(f"{memory.export(file)} memories in {file}")
 
@@ -266,7 +247,6 @@ def import_memory(
     trust: Annotated[int, typer.Option("--trust", min=0, max=3, help="Trust nothing in it more than this.")] = 1,
 ) -> None:
     """Take in the memories of a file that say something new, all or none."""
-    from agentkit.cli.choices import open_memory
     from agentkit.memory.kinds import Trust
 
     with errors.status("importing"), open_memory(folder, embedder, make=True) as memory:

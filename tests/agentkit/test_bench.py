@@ -12,10 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from agentkit.bench import evidence, feedback, isolation, kills, retrieval
+from agentkit.bench import evidence, feedback, isolation, retrieval
 from agentkit.bench.dialogues import make_dialogue, make_event_log
-from agentkit.bench.kills import Expected
-from agentkit.bench.stock import make_world
 from agentkit.bench.suite import RESULTS, TABLES, run_tables
 from agentkit.bench.table import Check, Scale, Table
 from agentkit.bench.topics import SHARES, environment_of, fill, open_topics
@@ -76,7 +74,7 @@ def test_the_command_prints_and_writes_what_was_measured(tmp_path: Path) -> None
     arguments = ["memory", "bench", "--quick", "--only", "utility", "--seeds", "1", "--json", str(file)]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0
-    assert "bias of the uplift" in result.output
+    assert "success counter" in result.output
     assert "bars met" in result.output
     [table] = json.loads(file.read_text())["tables"]
     assert Table.model_validate(table).name == "utility"
@@ -161,53 +159,6 @@ def test_a_store_that_forgets_a_condition_of_the_scope_leaks(tmp_path: Path, mon
     monkeypatch.setattr(MemoryStore, "recall", careless)
     found = isolation.fuzz(tmp_path, 30, 60, {"index": "exact"})
     assert int(found["leaks"] or 0) > 0
-
-
-def test_what_was_acknowledged_and_is_gone_is_counted_once_each() -> None:
-    expected = Expected(versions={"a": 2, "b": 1, "c": 1}, forgotten={"d"}, snapshots={"s": "1-x"})
-    assert expected.lost({"a": 2, "b": 1, "c": 1}, {"s": "1-x"}) == 0
-    assert expected.lost({"a": 1, "b": 1, "c": 1}, {"s": "1-x"}) == 1  # a version
-    assert expected.lost({"a": 3, "b": 1}, {"s": "1-x"}) == 1  # a memory
-    assert expected.lost({"a": 2, "b": 1, "c": 1, "d": 1}, {"s": "1-x"}) == 1  # what was forgotten is back
-    assert expected.lost({"a": 2, "b": 1, "c": 1}, {}) == 1  # a snapshot
-
-
-def test_what_was_under_way_when_the_writer_died_may_be_there_or_not() -> None:
-    expected = Expected(versions={"a": 1})
-    assert not expected.note({"what": "forgets", "id": "a"})
-    assert expected.lost({}, {}) == expected.lost({"a": 1}, {}) == 0
-    assert expected.note({"what": "forgot", "id": "a"})
-    assert expected.lost({"a": 1}, {}) == 1
-    assert not expected.note({"what": "writes", "id": "a"})
-    assert expected.lost({"a": 1}, {}) == expected.lost({}, {}) == 0
-    assert expected.note({"what": "wrote", "id": "a", "version": 1})
-    assert expected.lost({}, {}) == 1
-
-
-def test_a_writer_that_fails_by_itself_is_counted(tmp_path: Path) -> None:
-    (tmp_path / "memory.sqlite").write_text("not a database, and long enough to be looked at as one" * 20)
-    counts: kills.Counts = kills.Counts()
-    kills.run_writers(tmp_path, 1, counts)
-    assert sum(number for (_, what), number in counts.items() if what == "silent") >= 1
-
-
-@pytest.fixture(scope="module")
-def world() -> Any:
-    return make_world("Sokoban", 60, 0, num_victims=20)
-
-
-def test_a_guard_that_trusts_everybody_lets_attacks_through(world: Any) -> None:
-    from agentkit.bench.attacks import plant
-    from agentkit.bench.poisoning import attack_world
-
-    scores = attack_world(world, plant("dormant", world.victims, world.target, 6, seed=0))
-    assert scores["followed, none"] > 0.3
-    assert scores["followed, guard"] < 0.1
-    assert scores["injected"] == 0.0
-    insider = attack_world(world, plant("dormant", world.victims, world.target, 6, variant="insider", seed=0))
-    assert insider["injected"] == 1.0
-    assert insider["followed, guard"] > 0.3
-    assert insider["recovered"] == 1.0
 
 
 def test_the_table_of_feedback_tells_a_gate_that_admits_everything(monkeypatch: pytest.MonkeyPatch) -> None:

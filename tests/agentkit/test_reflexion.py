@@ -31,7 +31,7 @@ from agentkit.envs.frozen_lake import FrozenLake
 from agentkit.errors import ConfigError
 from agentkit.evaluation import bootstrap
 from agentkit.memory import Episode, EpisodeLog, HashEmbedder, MemoryStore, Role
-from agentkit.memory.distil import distil
+from agentkit.memory.distillation import distil
 from agentkit.memory.distiller import Distiller
 from agentkit.memory.exposure import uniform
 from agentkit.policies import Completion, ExpertPolicy, LocalPolicy, Request, Sampling, ScriptedPolicy, as_response

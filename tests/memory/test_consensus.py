@@ -51,6 +51,17 @@ def test_a_clear_majority_of_origins_outvotes_a_lone_one() -> None:
     assert agree([vote("lone", "jump"), *many[:2]]).dropped == ()
 
 
+def test_what_a_trusted_memory_says_elsewhere_does_not_speak_for_an_untrusted_one_here() -> None:
+    page = vote("page", "jump", Trust.UNTRUSTED, relevance=0.9)
+    found = agree([page, vote("elsewhere", "jump", relevance=0.5)])
+    assert found.kept == ("elsewhere",)
+    assert found.dropped == (("page", "no trusted memory of a situation as alike recommends 'jump'; verify it"),)
+    assert agree([page, vote("here", "jump", relevance=0.9)]).kept == ("page", "here")
+    assert (
+        agree([page, vote("elsewhere", "jump", relevance=0.5)], ConsensusSettings(untrusted_alone=True)).dropped == ()
+    )
+
+
 def test_what_only_the_untrusted_say_waits_until_it_is_verified() -> None:
     crowd = [vote(f"u{n}", "jump", Trust.UNTRUSTED, origin=f"page {n}") for n in range(50)]
     found = agree(crowd)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agentkit.errors import ConfigError
 from agentkit.memory.distiller import ANSWER_LIMIT, Distilled, Distiller
-from agentkit.memory.ingest import ingest
+from agentkit.memory.ingestion import ingest
 from agentkit.memory.kinds import FailureBody, InsightBody, Trust
 from agentkit.memory.records import Episode, Turn
 from agentkit.task import Task

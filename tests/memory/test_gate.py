@@ -104,6 +104,25 @@ def test_untrusted_drafts_are_never_active() -> None:
         assert (verdict.status, verdict.trust) == ("probation", Trust.UNTRUSTED)
 
 
+def test_an_untrusted_draft_is_believed_if_a_step_of_our_own_is_what_it_says(
+    make_episode: Callable[..., Episode],
+) -> None:
+    gate = Gate(episode_of={"one": make_episode()}.get)
+    seen = make_episode().turns[1]
+    said: dict[str, Any] = {"trust": Trust.UNTRUSTED, "keys": {"state": seen.observation}}
+    verdict = admit(draft_of(**{"action": seen.action, **said}), gate=gate)
+    assert (verdict.status, verdict.trust) == ("active", Trust.OBSERVED)
+    others: tuple[dict[str, Any], ...] = (
+        {"action": make_episode().turns[0].action},  # played elsewhere
+        {"keys": {"state": f"{seen.observation} when the bell rings"}},
+        {"source": Source(writer="tool", name="page")},
+    )
+    for changes in others:
+        assert admit(draft_of(**{"action": seen.action, **said, **changes}), gate=gate).status == "probation"
+    blind = Gate(episode_of={"one": make_episode(observation=" ")}.get)
+    assert admit(draft_of(**{**said, "action": "go 0", "keys": {"state": "a hole"}}), gate=blind).status == "probation"
+
+
 @given(
     trust=st.sampled_from(Trust), writer=st.sampled_from(["environment", "policy", "tool", "model", "human", "import"])
 )

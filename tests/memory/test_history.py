@@ -53,6 +53,20 @@ def test_of_several_drafts_of_one_memory_the_last_counts(store):
     assert sorted(memory.text for memory in store.recall("about", k=9)) == ["door is open", "lamp is lit"]
 
 
+def test_of_several_revisions_of_one_memory_each_is_a_version_and_undo_takes_back_all(store):
+    [shut] = store.write([fact("door", "shut")])
+    held = store.snapshot()
+    number = store.revise([fact("door", "shut"), *(fact("door", value) for value in ("open", "gone", "shut"))], "three")
+    told = [(version.version, version.body.value) for version in store.versions(shut.id)]
+    assert told == [(1, "shut"), (2, "open"), (3, "gone"), (4, "shut")]
+    assert [(memory.version, memory.text) for memory in store.recall("about", k=9)] == [(4, "door is shut")]
+    assert store.get(shut.id, snapshot=held) == shut
+    assert (len(store), store.history()[-1].num_versions, store.verify()) == (1, 3, [])
+    store.undo(number)
+    assert store.get(shut.id) == shut
+    assert (len(store), store.verify()) == (1, [])
+
+
 def test_every_kind_comes_back_as_it_was_written(store):
     bodies = (
         StepBody(observation="a", action="go", reward=0.5, next_observation="b"),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 import random
+import uuid
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from agentkit.errors import ConfigError, RecordError
 from agentkit.memory.belief import beliefs, believe, believed, end_belief, rival_values
@@ -83,6 +86,13 @@ def tell(store: MemoryStore, id: str, shown: float, hidden: float, num: int = 40
         won = (number // 2) % 10 < rate * 10
         task = Task(env_id="lake", seed=0, split="train")
         store.ledger.settle([Episode(id=f"e{name}", task=task, group_id=name, success=won)])
+
+
+def standing(store: MemoryStore) -> list[object]:
+    """All that is held and believed."""
+    held = {memory.id: memory.draft() for memory in store.held()}
+    values = [(one.value, one.valid_from, one.valid_to) for one in beliefs(store, KEY)]
+    return [held, values, rival_values(store, KEY) if KEY in held else ()]
 
 
 def ids_of(store: MemoryStore) -> set[str]:
@@ -362,6 +372,80 @@ def test_an_end_is_an_absence_and_a_beginning_after_it_is_another_value(store: M
         end_belief(store, KEY, 5.0)
     with pytest.raises(RecordError, match="no memory 'm-none'"):
         end_belief(store, "m-none", 5.0)
+
+
+@pytest.mark.parametrize(
+    ("told", "weighed"),
+    [
+        (fact("shelf", 20.0, source="page", trust=Trust.UNTRUSTED), "refused"),
+        (fact("floor", 0.0, source="late"), "earlier"),
+        (fact("shelf", 20.0, source="b"), "updated"),
+        (fact("shelf", 10.0, source="b"), "disputed"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_a_fact_changes_is_one_write(store: MemoryStore, told: Draft, weighed: str) -> None:
+    believe(store, fact("drawer", 10.0))
+    store.write([fact("reach", 10.0, subject="key is", parents=(KEY,))])
+    num_writes, before = len(store.history()), standing(store)
+    assert believe(store, told) == weighed
+    assert len(store.history()) == num_writes + 1
+    after = standing(store)
+    assert after != before or weighed == "refused"  # what is refused is kept in quarantine, as a version
+    undone = store.undo(num_writes + 1)
+    assert standing(store) == before
+    assert believe(store, told) == weighed  # it counts as never told
+    assert standing(store) == after
+    store.undo(undone + 1)
+    store.undo(undone + 2)  # to undo what undid is to have it again
+    assert standing(store) == after
+    assert store.verify() == []
+
+
+@pytest.mark.parametrize(("told", "value"), [(0.0, "floor"), (20.0, "moon")])
+def test_a_fault_between_the_versions_of_a_fact_leaves_none_of_them(
+    store: MemoryStore, told: float, value: str
+) -> None:
+    believe(store, fact("drawer", 10.0))
+    fault = (
+        "CREATE TRIGGER fault BEFORE INSERT ON versions WHEN NEW.draft LIKE '%in drawer%' "
+        "BEGIN SELECT RAISE(ABORT, 'the power is out'); END"
+    )
+    with store.database.writing() as connection:
+        connection.exec_driver_sql(fault)
+    aside = fact(value, told, source="b", trust=Trust.UNTRUSTED if value == "moon" else Trust.OBSERVED)
+    with pytest.raises(RecordError, match="the power is out"):
+        believe(store, aside)
+    assert [version.text for version in store.versions(KEY)] == ["key is in drawer"]
+    assert believed(store, KEY, 30.0) == "drawer"
+    assert store.verify() == []
+
+
+@given(
+    st.lists(
+        st.builds(
+            fact,
+            st.sampled_from(["drawer", "shelf", "floor"]),
+            st.sampled_from([None, 10.0, 20.0, 30.0]),
+            source=st.sampled_from("abc"),
+            trust=st.sampled_from([Trust.UNTRUSTED, Trust.OBSERVED]),
+        ),
+        min_size=1,
+        max_size=7,
+    )
+)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_fact_that_is_undone_counts_as_never_told(tmp_path: Path, told: list[Draft]) -> None:
+    folder = tmp_path / uuid.uuid4().hex
+    with MemoryStore.open(folder, embedder=HashEmbedder(16), index="exact", gate=None) as store:
+        for one in told:
+            before, num_writes = standing(store), len(store.history())
+            weighed, after = believe(store, one), standing(store)
+            if len(store.history()) > num_writes:
+                store.undo(num_writes + 1)
+                assert standing(store) == before
+                assert believe(store, one) == weighed
+            assert standing(store) == after
 
 
 def test_only_facts_with_a_duration_are_believed(store: MemoryStore) -> None:

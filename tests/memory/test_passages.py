@@ -8,7 +8,7 @@ import pytest
 
 from agentkit.memory.arms import Situation
 from agentkit.memory.embedders import HashEmbedder
-from agentkit.memory.ingest import ingest
+from agentkit.memory.ingestion import ingest
 from agentkit.memory.log import EpisodeLog
 from agentkit.memory.passages import Passages
 from agentkit.memory.reader import Reader

@@ -1,18 +1,20 @@
 from __future__ import annotations
 
 import doctest
-import importlib.util
-import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentkit.bench.effects import World
+from agentkit.bench.utility import success_counters
 from agentkit.errors import ConfigError
 from agentkit.memory.exposure import Candidate, Exploration, Exposure, Outcome
+from agentkit.memory.trials import BASELINE_COUNT
 from agentkit.memory.utility import (
     UNKNOWN,
     Utility,
@@ -23,19 +25,6 @@ from agentkit.memory.utility import (
 )
 
 Coin = tuple[str, bool, float]
-
-
-@pytest.fixture(scope="module")
-def simulator() -> ModuleType:
-    """The world with known effects, as the benchmark has it."""
-    path = Path(__file__).parents[2] / "benchmarks" / "utility.py"
-    spec = importlib.util.spec_from_file_location("utility_benchmark", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look themselves up
-    spec.loader.exec_module(module)
-    return module
 
 
 def expose(episode: str, *coins: Coin, task: str = "", version: int = 0, context: str = "") -> Exposure:
@@ -95,14 +84,14 @@ def test_evidence_of_harm_comes_from_baselines_that_only_earlier_episodes_make()
     assert UNKNOWN.harm == 1.0
 
 
-def test_evidence_of_harm_is_rarely_found_where_there_is_none_however_often_one_looks(simulator: ModuleType) -> None:
+def test_evidence_of_harm_is_rarely_found_where_there_is_none_however_often_one_looks() -> None:
     harmless = alarms = 0
     for run in range(25):
-        world = simulator.World(run, num_tasks=10, num_memories=8, share=0.0)
-        log = simulator.run_log(world, Exploration(seed=run, holdout=0.0, dropout=0.5), 400, thompson=False)
+        world = World(run, num_tasks=10, num_memories=8, share=0.0)
+        world.run_many(Exploration(seed=run, holdout=0.0, dropout=0.5), 400)
         found: set[str] = set()
         for end in range(20, 401, 20):
-            looked = estimate_utility(log.exposures[:end], log.outcomes)
+            looked = estimate_utility(world.exposures[:end], world.outcomes)
             found |= {memory_id for memory_id, utility in looked.items() if utility.harmful}
         harmless += len(looked)
         alarms += len(found)
@@ -310,17 +299,15 @@ def test_the_quantiles_of_t_are_those_of_the_tables() -> None:
 
 
 @pytest.mark.parametrize("thompson", [False, True])
-def test_known_effects_are_found_without_bias_and_covered_where_counters_fail(
-    simulator: ModuleType, thompson: bool
-) -> None:
+def test_known_effects_are_found_without_bias_and_covered_where_counters_fail(thompson: bool) -> None:
     errors, covered, counted = [], [], []
     for run in range(8):
-        world = simulator.World(run)
-        log = simulator.run_log(world, Exploration(seed=run, dropout=0.2), 1000, thompson)
-        for memory_id, found in estimate_utility(log.exposures, log.outcomes).items():
+        world = World(run)
+        world.run_many(Exploration(seed=run, dropout=0.2), 1000, thompson=thompson)
+        for memory_id, found in world.estimate().items():
             errors.append(found.uplift - world.effects[memory_id])
             covered.append(found.low <= world.effects[memory_id] <= found.high)
-        counters = simulator.success_counters(log)
+        counters = success_counters(world)
         counted += [abs(counters[memory_id] - world.effects[memory_id]) for memory_id in counters]
     # 240 pairs: three standard errors of the mean are about 0.025, of the coverage 0.042
     assert len(errors) > 220
@@ -329,10 +316,40 @@ def test_known_effects_are_found_without_bias_and_covered_where_counters_fail(
     assert np.mean(np.abs(errors)) < 0.85 * np.mean(counted)
 
 
-def test_the_arrays_give_what_plain_loops_give(simulator: ModuleType) -> None:
-    world = simulator.World(5)
-    log = simulator.run_log(world, Exploration(dropout=0.3), 500, thompson=True)
-    found, plain = estimate_utility(log.exposures, log.outcomes), simulator.plain_uplift(log.exposures, log.outcomes)
+def plain_uplift(exposures: Sequence[Exposure], outcomes: Mapping[str, Outcome]) -> dict[str, float]:
+    """The uplift as `estimate_utility` has it, in plain loops and without intervals."""
+    level = BASELINE_COUNT
+    episodes: dict[str, tuple[str, float]] = {}
+    totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for exposure in exposures:
+        value = outcomes[exposure.episode_key].value
+        episodes[exposure.episode_key] = (exposure.task_key, value)
+        totals[exposure.task_key][0] += value
+        totals[exposure.task_key][1] += 1
+    everything, number = sum(value for _, value in episodes.values()), len(episodes)
+    arms: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0, 0.0])
+    seen = set()
+    for exposure in exposures:
+        task, value = episodes[exposure.episode_key]
+        overall = (everything - value + level * 0.5) / (number - 1 + level)
+        overall = (everything - value + level * overall) / (number - 1 + level)  # the one context
+        baseline = (totals[task][0] - value + level * overall) / (totals[task][1] - 1 + level)
+        for candidate in exposure.candidates:
+            unit = (exposure.episode_key, candidate.memory_id)
+            if 0 < candidate.propensity < 1 and unit not in seen:
+                seen.add(unit)
+                arm = arms[candidate.memory_id]
+                place = 0 if candidate.shown else 2
+                weight = 1 / (candidate.propensity if candidate.shown else 1 - candidate.propensity)
+                arm[place] += weight * (value - baseline)
+                arm[place + 1] += weight
+    return {m: arm[0] / arm[1] - arm[2] / arm[3] for m, arm in arms.items() if arm[1] and arm[3]}
+
+
+def test_the_arrays_give_what_plain_loops_give() -> None:
+    world = World(5)
+    world.run_many(Exploration(dropout=0.3), 500, thompson=True)
+    found, plain = world.estimate(), plain_uplift(world.exposures, world.outcomes)
     assert len(plain) > 20
     assert {memory_id: found[memory_id].uplift for memory_id in plain} == pytest.approx(plain, abs=1e-12)
 

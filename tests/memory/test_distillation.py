@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from agentkit import ExpertPolicy, RandomPolicy, collect, make_tasks
 from agentkit.errors import ConfigError
-from agentkit.memory.distil import distil
+from agentkit.memory.distillation import distil
 from agentkit.memory.kinds import Draft, FailureBody, InsightBody
 from agentkit.memory.records import Episode, Turn
 from agentkit.task import Task

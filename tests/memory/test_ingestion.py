@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from agentkit import ExpertPolicy, RandomPolicy, collect, make_tasks
 from agentkit.errors import UnknownNameError
-from agentkit.memory.ingest import ACTION_LIMIT, TEXT_LIMIT, goal_of, ingest, state_of
+from agentkit.memory.ingestion import ACTION_LIMIT, TEXT_LIMIT, goal_of, ingest, state_of
 from agentkit.memory.kinds import Draft, EpisodeBody, FactBody, FailureBody, StepBody, Trust
 from agentkit.memory.records import Episode, Turn
 from agentkit.task import Task

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from agentkit.errors import ConfigError
 from agentkit.memory.case import clip
-from agentkit.memory.ingest import ACTION_LIMIT, draft_from, goal_of, ingest, state_of
+from agentkit.memory.ingestion import ACTION_LIMIT, draft_from, goal_of, ingest, state_of
 from agentkit.memory.kinds import Draft, FailureBody, InsightBody
 from agentkit.memory.records import Episode
 from agentkit.memory.slots import abstract, bind, kinds_in
