@@ -16,7 +16,7 @@ help:
 	@echo "make bench       the benchmarks"
 	@echo "make bench-memory  what the memory is worth and withstands, within an hour; goes on where it was cut short"
 	@echo "make bench-training  what the trainer's parts cost: a step, credit and advantages, replay"
-	@echo "make study       uniform credit, ActFocus, imitation and controls: 400 runs; goes on where it was cut short"
+	@echo "make study       uniform credit, ActFocus, imitation and controls, two processes; goes on where it was cut short"
 	@echo "make debian      browser and desktop applications for the web and GUI environments (as root)"
 
 debian:
@@ -54,7 +54,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.dev
-	for file in $(filter-out benchmarks/study.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	for file in $(wildcard benchmarks/*.py); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 bench-memory: $(VENV)/.dev
 	$(BIN)/agentkit memory bench --out runs/bench-memory
@@ -63,7 +63,8 @@ bench-training: $(VENV)/.dev
 	for file in training credit_speed replay; do $(BIN)/python benchmarks/$$file.py || exit 1; done
 
 study: $(VENV)/.run
-	$(BIN)/python benchmarks/study.py
+	$(BIN)/python -m benchmarks.study --processes 2
+	$(BIN)/python -m benchmarks.study --report
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

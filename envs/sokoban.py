@@ -16,8 +16,13 @@ from typing import Any, NamedTuple
 from agentkit.envs.contract import whole_number
 from agentkit.envs.grid import DIRECTIONS, STEPS, cell_at, parse_direction, path_lengths, place
 from agentkit.envs.puzzle import Puzzle, check_split, draw_level
-from agentkit.errors import ConfigError
+from agentkit.errors import ConfigError, unknown_name
 
+LEGENDS = {
+    "grid": "# wall, _ floor, O target, X box, √ box on target, P you, S you on a target.",
+    "coords": "Rows count down from 0 at the top, columns right from 0 at the left; the outermost cells are walls.",
+}
+"""How each `text` shows a level, in the player's words."""
 WALL_CHANCE = 0.2
 """Probability that an inner cell is a wall."""
 SHORTEST = 2
@@ -55,6 +60,7 @@ class Sokoban(Puzzle):
         *,
         size: int = 6,
         num_boxes: int = 1,
+        text: str = "grid",
         goal: str | None = None,
         max_turns: int = 5,
         max_actions: int = 10,
@@ -65,6 +71,7 @@ class Sokoban(Puzzle):
         Args:
             size: rows and columns, the outer walls included, 5 to 10.
             num_boxes: boxes, and as many targets, 1 to 3.
+            text: "grid" (symbols) or "coords" (sentences).
             goal: cells of floor to be the targets of every level, as in `row 1 col 2; row 4 col 3`, instead of the
                 level's own; whether they can be reached is not checked. None for the level's own.
             max_turns: turns in an episode.
@@ -77,6 +84,9 @@ class Sokoban(Puzzle):
         super().__init__(max_turns=max_turns, max_actions=max_actions, max_actions_per_turn=max_actions_per_turn)
         self.size = whole_number("size", size, least=5, most=10)
         self.num_boxes = whole_number("num_boxes", num_boxes, most=3)
+        if text not in LEGENDS:
+            raise ConfigError(str(unknown_name("text", str(text), tuple(LEGENDS))))
+        self.text = text
         whole_number("budget (the smaller of max_actions and max_turns * max_actions_per_turn)", self.budget, 2)
         self._moves = cell_steps(self.size)
         self.targets: int | None = None
@@ -89,8 +99,7 @@ class Sokoban(Puzzle):
             self.targets = sum(1 << cell for cell in cells if cell is not None)
         self.instructions = (
             "Push every box onto a target. Walk into a box to push it; you cannot pull, nor push it into a "
-            "wall or another box.\n"
-            "# wall, _ floor, O target, X box, √ box on target, P you, S you on a target.\n"
+            f"wall or another box.\n{LEGENDS[text]}\n"
             f"Actions: Up, Down, Left, Right. At most {max_actions_per_turn} a turn, separated by ||, "
             f"for example: {self.example}\n"
             f"You have {max_turns} turns and {max_actions} actions."
@@ -149,6 +158,8 @@ class Sokoban(Puzzle):
 
     def _observe(self) -> str:
         player, boxes = self.state
+        if self.text == "coords":
+            return f"You: {place(self.size, player)}. Boxes: {self.achieved_goal()}. {_surroundings(self.level)}"
         glyphs = list(_drawing(self.level))
         for cell in cells_of(boxes):
             glyphs[cell + cell // self.size] = "√" if self.level.targets >> cell & 1 else "X"
@@ -263,3 +274,11 @@ def _drawing(room: Room) -> str:
         "#" if room.walls >> cell & 1 else "O" if room.targets >> cell & 1 else "_" for cell in range(room.size**2)
     ]
     return "\n".join("".join(glyphs[row * room.size : (row + 1) * room.size]) for row in range(room.size))
+
+
+@lru_cache(maxsize=4096)
+def _surroundings(room: Room) -> str:
+    """Targets and inner walls in words."""
+    inner = [cell for cell in cells_of(room.walls) if {*divmod(cell, room.size)}.isdisjoint((0, room.size - 1))]
+    targets, walls = ("; ".join(place(room.size, cell) for cell in cells) for cells in (cells_of(room.targets), inner))
+    return f"Targets: {targets}. Walls: {walls or 'none'}."

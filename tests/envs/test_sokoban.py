@@ -44,6 +44,27 @@ def test_drawings_are_observations() -> None:
     assert on(DRAWING)._observe() == DRAWING.strip()
 
 
+def test_coordinates_say_what_the_drawing_shows() -> None:
+    env = on(DRAWING, text="coords")
+    walls = "row 1 col 4"
+    assert env._observe() == f"You: row 1 col 1. Boxes: row 2 col 2. Targets: row 2 col 4. Walls: {walls}."
+    env.step("Down || Right")
+    assert env._observe() == f"You: row 2 col 2. Boxes: row 2 col 3. Targets: row 2 col 4. Walls: {walls}."
+    assert "outermost cells are walls" in env.instructions
+
+
+def test_several_boxes_and_no_wall_have_coordinates_too() -> None:
+    env = on("##### #PXO# #_√_# #___# #####".replace(" ", "\n"), text="coords")
+    assert env._observe() == (
+        "You: row 1 col 1. Boxes: row 1 col 2; row 2 col 2. Targets: row 1 col 3; row 2 col 2. Walls: none."
+    )
+
+
+def test_a_text_that_sokoban_does_not_have_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no text 'map'; known: 'coords', 'grid'"):
+        Sokoban(text="map")
+
+
 def test_a_push_moves_box_and_player() -> None:
     env = on(DRAWING)
     env.step("Down")

@@ -1,0 +1,168 @@
+"""Report of the study: tables and learning curves from its lines, put into docs/study.md and docs/study/.
+
+A run's final success is that of the last measurement. Its peak is chosen on the even tasks of the panel and measured on
+the odd ones, since the best of several noisy numbers is too high.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agentkit.evaluation import wilson
+from benchmarks.study.runs import ARMS, CLONE, FULL, LINES, MAIN, QUICK, Budget, read_lines
+from benchmarks.study.worlds import WORLDS
+
+PAGE = Path(__file__).parents[2] / "docs" / "study.md"
+PICTURES = PAGE.with_suffix("")
+BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
+RESAMPLES = 4000
+Line = Mapping[str, Any]
+
+
+def final_wins(line: Line) -> int:
+    """Successes of the last measurement, on the whole panel."""
+    return sum(line["measured"][-1]["wins"])
+
+
+def peak_wins(line: Line) -> int:
+    """Successes on the odd tasks at the measurement that was best on the even ones.
+
+    >>> peak_wins({"measured": [{"wins": [5, 9]}, {"wins": [7, 4]}]})
+    4
+    """
+    return max(line["measured"], key=lambda measured: measured["wins"][0])["wins"][1]
+
+
+def over_seeds(
+    wins_S: Sequence[int], num: int, less_S: Sequence[int] | None = None
+) -> tuple[float, NDArray[np.float64]]:
+    """(mean success over seeds, bootstrap draws of it), or of its difference from another arm's at the same seeds.
+
+    A draw takes seeds with replacement, then each one's successes anew. Five seeds give an interval that is too narrow.
+
+    Args:
+        wins_S: Successes of each seed.
+        num: Tasks they are of.
+        less_S: Successes of the other arm, which began with the same clones.
+
+    >>> round(over_seeds([6, 8], 10, less_S=[5, 5])[0], 3)
+    0.2
+    """
+    rng = np.random.default_rng(0)
+    rate_SA = np.array([wins_S] if less_S is None else [wins_S, less_S]).T / num
+    sign_A = np.array([1, -1])[: rate_SA.shape[1]]
+    picks_RS = rng.integers(len(rate_SA), size=(RESAMPLES, len(rate_SA)))
+    drawn_RSA = rng.binomial(num, rate_SA[picks_RS]) / num
+    return float((rate_SA @ sign_A).mean()), (drawn_RSA @ sign_A).mean(axis=1)
+
+
+def shown(value: float, draws_R: NDArray[np.float64], sign: str = "") -> str:
+    """A number with its 95 % interval."""
+    low, high = np.quantile(draws_R, [0.025, 0.975])
+    return f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def tables(lines: Sequence[Line]) -> Iterator[str]:
+    """Markdown of all lines of one folder, a table for each budget and world."""
+    for budget in (FULL, QUICK):
+        for world in WORLDS:
+            rows = [line for line in lines if (line["budget"], line["world"]) == (budget.name, world)]
+            if any(line["arm"] == CLONE for line in rows):
+                yield from table(budget.in_world(world), world, rows)
+
+
+def table(budget: Budget, world: str, lines: Sequence[Line]) -> Iterator[str]:
+    """One table: an arm a row, and beside the means what each seed did."""
+    clones = [line for line in lines if line["arm"] == CLONE]
+    random, optimal, demonstrated = (
+        np.mean([line[key] for line in clones]) for key in ("random", "optimal", "demonstrated")
+    )
+    yield f"### {world}, budget `{budget.name}`"
+    yield ""
+    yield (
+        f"{budget.iterations} iterations of {budget.tasks * budget.attempts} attempts, measured every {budget.every} "
+        f"on {budget.panel} held-out tasks. Random play {random:.3f}, optimum {optimal:.3f}, demonstrator (on its own "
+        f"tasks) {demonstrated:.3f}."
+    )
+    yield ""
+    if has_curves(lines):
+        yield f"![success over iterations]({PICTURES.name}/{picture(budget, world)})"
+        yield ""
+    yield "| arm | seeds | final | final less uniform | peak | final of each seed (Wilson) | CPU s a run |"
+    yield "|---|---|---|---|---|---|---|"
+    uniform = {line["seed"]: final_wins(line) for line in lines if line["arm"] == "uniform"}
+    for arm in (CLONE, *ARMS):
+        runs = sorted((line for line in lines if line["arm"] == arm), key=lambda line: line["seed"])
+        if not runs:
+            continue
+        final = shown(*over_seeds([final_wins(line) for line in runs], budget.panel))
+        peak = shown(*over_seeds([peak_wins(line) for line in runs], budget.panel // 2)) if arm != CLONE else ""
+        pairs = [line for line in runs if line["seed"] in uniform and arm not in (CLONE, "uniform")]
+        wins_S, less_S = [final_wins(line) for line in pairs], [uniform[line["seed"]] for line in pairs]
+        gained = shown(*over_seeds(wins_S, budget.panel, less_S), sign="+") if pairs else ""
+        each = "; ".join(str(wilson(final_wins(line), budget.panel)) for line in runs)
+        seconds = np.mean([line["cpu_s"] for line in runs])
+        yield f"| {arm} | {len(runs)} | {final} | {gained} | {peak} | {each} | {seconds:.0f} |"
+    yield ""
+
+
+def picture(budget: Budget, world: str) -> str:
+    """File name of a world's curves."""
+    return f"{budget.name}-{world}.svg"
+
+
+def has_curves(lines: Sequence[Line]) -> bool:
+    """Whether there is an arm to draw."""
+    return any(line["arm"] in MAIN for line in lines)
+
+
+def draw_curves(path: Path, budget: Budget, world: str, lines: Sequence[Line]) -> None:
+    """Success of the main arms over iterations, from the clone on: mean over seeds and its 95 % interval."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    clones = {line["seed"]: line["measured"] for line in lines if line["arm"] == CLONE}
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for number, arm in enumerate(MAIN):
+        runs = [clones[line["seed"]] + line["measured"] for line in lines if line["arm"] == arm]
+        if not runs:
+            continue
+        iterations = [measured["iteration"] for measured in runs[0]]
+        points = [
+            over_seeds(wins_S, budget.panel) for wins_S in np.array([[sum(m["wins"]) for m in r] for r in runs]).T
+        ]
+        low, high = np.array([np.quantile(draws_R, [0.025, 0.975]) for _, draws_R in points]).T
+        axes.plot(iterations, [mean for mean, _ in points], color=f"C{number}", label=arm)
+        axes.fill_between(iterations, low, high, color=f"C{number}", alpha=0.1, linewidth=0)
+    axes.axhline(float(np.mean([line["random"] for line in lines if line["arm"] == CLONE])), color="0.5", linestyle=":")
+    axes.set(
+        xlabel="iteration", ylabel="success", ylim=(0, 1), title=f"{world}, {len(clones)} seeds; dotted: random play"
+    )
+    axes.legend(fontsize="small", loc="upper left")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "study"}):  # the same lines, the same file
+        figure.savefig(path, metadata={"Date": None})
+
+
+def write_report(folder: Path) -> None:
+    """Put tables between the marks of docs/study.md, and curves and the lines themselves beside it."""
+    lines = sorted(read_lines(folder), key=lambda line: (line["budget"], line["world"], line["seed"], line["arm"]))
+    PICTURES.mkdir(exist_ok=True)
+    (PICTURES / LINES).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    for budget in (FULL, QUICK):
+        for world in WORLDS:
+            rows = [line for line in lines if (line["budget"], line["world"]) == (budget.name, world)]
+            if has_curves(rows):
+                draw_curves(PICTURES / picture(budget, world), budget.in_world(world), world, rows)
+    text = PAGE.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2]
+    body = "\n".join(tables(lines)).strip()
+    PAGE.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{after}", encoding="utf-8")
