@@ -69,6 +69,12 @@ def believe(store: MemoryStore, draft: Draft) -> Weighed:
         raise ConfigError(f"believe() weighs facts, got a memory of kind {draft.kind}; use MemoryStore.write")
     if draft.valid_from is not None and draft.valid_to is not None and draft.valid_from >= draft.valid_to:
         raise ConfigError(f"the fact holds from {draft.valid_from} to {draft.valid_to}; it must end after it begins")
+    with store.alone():
+        return _weigh(store, draft, body)
+
+
+def _weigh(store: MemoryStore, draft: Draft, body: FactBody) -> Weighed:
+    """Write a draft with that body, weighed against the versions that stand; no other thread writes meanwhile."""
     id, draft = memory_id(draft), _screened(store, draft)
     versions = _standing(store, id)
     if not versions or versions[-1].status == "retired":
@@ -163,14 +169,16 @@ def end_belief(store: MemoryStore, id: str, at_s: float) -> Memory:
     Raises:
         RecordError: There is no such memory, or it begins later than that.
     """
-    memory = store.get(id)
-    if memory is None:
-        raise RecordError(f"there is no memory {id!r} to end; `held()` lists them")
-    if memory.valid_from is not None and memory.valid_from >= at_s:
-        raise RecordError(f"memory {id} holds from {memory.valid_from} on and cannot end at {at_s}; retire it instead")
-    ends = [_ended(one, at_s) for one in _descendants(store, id)]
-    store.revise([memory.draft(valid_to=at_s), *ends], "end")
-    return store.get(id) or memory
+    with store.alone():
+        memory = store.get(id)
+        if memory is None:
+            raise RecordError(f"there is no memory {id!r} to end; `held()` lists them")
+        begin = memory.valid_from
+        if begin is not None and begin >= at_s:
+            raise RecordError(f"memory {id} holds from {begin} on and cannot end at {at_s}; retire it instead")
+        ends = [_ended(one, at_s) for one in _descendants(store, id)]
+        store.revise([memory.draft(valid_to=at_s), *ends], "end")
+        return store.get(id) or memory
 
 
 def beliefs(store: MemoryStore, id: str) -> list[Held]:

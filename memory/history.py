@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -188,7 +189,7 @@ def influenced(connection: Connection, source_name: str, since_s: float) -> list
 
 
 def problems(connection: Connection, fingerprint: str, dim: int) -> list[str]:
-    """What is wrong with the journal, in words: changed versions, broken chain, foreign vectors."""
+    """What is wrong with the journal, in words: changed versions, broken chain, wrong ends, foreign vectors."""
     found, chain = [], "empty"
     for row in connection.execute(select(memories).order_by(memories.c.seq)):
         if row.draft and journal.digest_of(row.id, row.version, row.draft) != row.digest:
@@ -196,10 +197,26 @@ def problems(connection: Connection, fingerprint: str, dim: int) -> list[str]:
         chain = journal.link(chain, row.digest)
         if chain != row.chain:
             return [*found, f"the chain of the journal breaks at version {row.seq}; restore a copy of the store"]
+    found += _wrong_ends(connection)
     foreign = (vectors.c.fingerprint != fingerprint) | (func.length(vectors.c.embedding) != dim * 4)
     bad: Sequence[int] = connection.execute(select(vectors.c.number).where(foreign)).scalars().all()
     found += [f"vector {number} is not of this embedder; call `rebuild()`" for number in bad]
     lost = select(keys.c.seq).where(keys.c.vector.not_in(select(vectors.c.number))).distinct()
     unfound: Sequence[int] = connection.execute(lost).scalars().all()
     found += [f"version {seq} has lost the vector of a key; restore a copy of the store" for seq in unfound]
+    return found
+
+
+def _wrong_ends(connection: Connection) -> list[str]:
+    """Versions that do not end where the next of their memory begins; of each memory, just the newest is open."""
+    query = select(memories.c.id, memories.c.seq, memories.c.ended).order_by(memories.c.id, memories.c.seq)
+    rows = connection.execute(query).all()
+    found = []
+    for row, after in itertools.zip_longest(rows, rows[1:]):
+        end = after.seq if after is not None and after.id == row.id else None
+        if row.ended != end:
+            where, must = (f"at version {seq}" if seq is not None else "nowhere" for seq in (row.ended, end))
+            found.append(
+                f"version {row.seq} (memory {row.id!r}) ends {where} and must end {must}; restore a copy of the store"
+            )
     return found

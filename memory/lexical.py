@@ -1,7 +1,8 @@
 """The lexical arm: memories that hold the words of a situation, by BM25 over their text and keys.
 
 SQLite's FTS5 keeps the index of words, beside the journal and in its transactions. The score is worked out here, from
-nothing that was written after the snapshot that is read: the same snapshot gives the same numbers for ever.
+the versions that can be recalled at the snapshot that is read: the same snapshot gives the same numbers for ever, and
+what is superseded, retired or in quarantine moves none of them.
 """
 
 from __future__ import annotations
@@ -22,23 +23,33 @@ from agentkit.memory.case import KEY_LIMIT
 from agentkit.memory.journal import memory_of
 from agentkit.memory.kinds import Memory
 from agentkit.memory.layout import memories, word_counts
-from agentkit.memory.planner import Scope
+from agentkit.memory.planner import RECALLED, Scope
 from agentkit.memory.records import encodable
 
 MOST_DOCUMENTS = 4_000
-"""A word in more versions than this tells little and costs much: it is not searched for. A number and not a share, so
-that a word once left out stays out, which need not be found out again."""
+"""A word in more versions than this, be they recalled or not, tells little and costs much: it is not searched for, and
+not part of what a text is worth. A number and not a share, so that a word once left out stays out, which need not be
+found out again."""
 MOST_POSTINGS = 4_000
-"""Words are searched for from the rarest on, until they stand in this many versions together."""
+"""Words are searched for from the rarest on, until they stand in this many versions that can be recalled together."""
+MOST_READ = 16_000
+"""The same, of versions that are recalled or not: where most are not, they are read in vain."""
 MOST_WORDS = 64
 """Different words of a query that are looked at, its first ones."""
+MOST_KEPT = 2_000_000
+"""Of this many numbers, the versions in which words stand are kept in memory; then all are read anew."""
 _K1, _B = 1.2, 0.75  # as in Robertson & Zaragoza 2009, and nearly everywhere since
 _WORD = re.compile(r"[^\W_]+")
 _LONGEST = 64  # characters of a word; what is longer is no word but data
 _FILL = 1_000  # versions read at once when the index is made anew
-_COUNT = """SELECT value, (SELECT count(*) FROM (
-    SELECT 1 FROM words WHERE words MATCH '"' || value || '"' AND rowid <= ? LIMIT ?)) FROM json_each(?)"""
+_STAND = """SELECT json_extract(value, '$[0]'), (SELECT group_concat(rowid) FROM (
+    SELECT rowid FROM words WHERE words MATCH '"' || json_extract(value, '$[0]') || '"'
+    AND rowid > json_extract(value, '$[1]') AND rowid <= ? ORDER BY rowid LIMIT ?)) FROM json_each(?)"""
 _FIND = "SELECT value, (SELECT group_concat(doc) FROM words_at WHERE term = value AND doc <= ?) FROM json_each(?)"
+_VERSIONS = """SELECT one.seq, one.status IN (SELECT value FROM json_each(?)), coalesce(num_words, 0),
+    (SELECT max(seq) FROM versions AS other WHERE other.id = one.id AND other.seq < one.seq)
+    FROM versions AS one LEFT JOIN word_counts ON word_counts.seq = one.seq WHERE one.seq > ? AND one.seq <= ?"""
+_OPEN = np.iinfo(np.int64).max  # where a version ends that none follows
 _CHECKED = (64, 1_024, MOST_POSTINGS)  # of the best so far, so many are looked up in the scope at once
 
 
@@ -112,15 +123,52 @@ def _insert(connection: Connection, numbered: Iterable[tuple[int, Memory]]) -> N
 
 
 @dataclass
+class _Versions:
+    """What the score needs to know of all versions of a journal, by their numbers; number 0 is none."""
+
+    lengths: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
+    """[last version + 1] words of each version; 0 where one is forgotten."""
+    recalled: np.ndarray = field(default_factory=lambda: np.zeros(1, np.bool_))
+    """[last version + 1] whether its status is one that is recalled."""
+    ended: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
+    """[last version + 1] number of the version of the same memory that follows it, as far as versions are known."""
+    born: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
+    """[last version + 1] number of the first version of the same memory."""
+
+    def grow(self, connection: Connection, newest: int) -> None:
+        """Learn of the versions up to a number; what they follow is found by the journal's index of ids."""
+        known = len(self.lengths) - 1
+        if newest <= known:
+            return
+        given = (json.dumps(RECALLED), known, newest)
+        rows = [tuple(row) for row in connection.exec_driver_sql(_VERSIONS, given)]
+        grown = np.arange(known + 1, newest + 1)
+        self.lengths = np.append(self.lengths, np.zeros_like(grown))
+        self.recalled = np.append(self.recalled, np.zeros_like(grown, np.bool_))
+        self.ended = np.append(self.ended, np.full_like(grown, _OPEN))
+        self.born = np.append(self.born, grown)
+        seqs = np.array([row[0] for row in rows])
+        self.recalled[seqs] = [row[1] for row in rows]
+        self.lengths[seqs] = [row[2] for row in rows]
+        for seq, before in sorted((row[0], row[3]) for row in rows if row[3] is not None):
+            self.ended[before], self.born[seq] = seq, self.born[before]
+
+    def standing(self, newest: int) -> np.ndarray:
+        """[newest + 1] whether each version can be recalled at the snapshot that sees up to `newest`."""
+        return self.recalled[: newest + 1] & (self.ended[: newest + 1] > newest)
+
+
+@dataclass
 class Lexical:
-    """Searches the words of one journal; keeps the length of every version in memory. One thread at a time."""
+    """Searches the words of one journal; keeps numbers of every version in memory. One thread at a time."""
 
     _made: int = -1
     """Which making of the index is known."""
-    _lengths: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
-    """[last version + 1] words of each version; 0 where one is forgotten."""
-    _common: dict[str, int] = field(default_factory=dict)
-    """Word -> number of a version by which it stood in too many."""
+    _versions: _Versions = field(default_factory=_Versions)
+    _stands: dict[str, tuple[int, np.ndarray]] = field(default_factory=dict)
+    """Word -> up to which version it was looked for, and the first `MOST_DOCUMENTS` + 1 that it stands in."""
+    _num_kept: int = 0
+    """Numbers in `_stands`, about."""
 
     def search(
         self, connection: Connection, text: str, k: int, scope: Scope, also: Collection[int] = ()
@@ -129,7 +177,13 @@ class Lexical:
 
         BM25 (Robertson & Zaragoza 2009, eq. 3.15), divided by what the words are worth together, unknown ones
         included: 1 is a memory of common length that holds every word once. The idf is log(1 + (N - n + ½) / (n + ½)),
-        which is never below 0; N, n and the common length count all versions up to the snapshot, in scope or not.
+        which is never below 0. N, n and the common length are those of the versions that can be recalled at the
+        snapshot, in scope or not: newest then, and of a status that is recalled. So what was written and taken back
+        leaves scores as they were, and equals are in the order in which their memories were first written.
+
+        That is exact where no word stands in more than `MOST_DOCUMENTS` versions, and those to be searched for in no
+        more than `MOST_READ`, all counted. A word beyond the former is left out and stays out, whatever becomes of the
+        versions; of words beyond the latter the rarest are searched for, and the others only make a text worth more.
 
         Args:
             connection: A transaction on a journal that has the index, see `absence`.
@@ -140,80 +194,92 @@ class Lexical:
         """
         if scope.newest == 0:
             return {}
-        self._read_lengths(connection, scope.newest)
+        self._keep_up(connection, scope.newest)
+        standing = self._versions.standing(scope.newest)
+        total = int(standing.sum())
+        if total == 0:
+            return {}
         wanted = list(dict.fromkeys(words_of(text[:KEY_LIMIT])))[:MOST_WORDS]
-        num_of = self._count(connection, wanted, scope.newest)
-        idf_of = {word: math.log1p((scope.newest - n + 0.5) / (n + 0.5)) for word, n in num_of.items()}
-        seqs, scores = self._score(connection, _rarest(num_of), idf_of, scope.newest)
+        held_of = self._look_up(connection, wanted, scope.newest)
+        num_of = {word: int(standing[held].sum()) for word, held in held_of.items()}
+        idf_of = {word: math.log1p((total - n + 0.5) / (n + 0.5)) for word, n in num_of.items()}
+        words = _rarest(num_of, {word: len(held) for word, held in held_of.items()})
+        seqs, scores = self._score(connection, words, idf_of, standing)
         scores = scores / max(sum(idf_of.values()), 1e-12)
-        best = _in_scope(connection, seqs, scores, k, scope)
+        order = np.lexsort((self._versions.born[seqs], -scores.round(12)))
+        best = _in_scope(connection, seqs[order], scores[order], k, scope)
         return best | {int(seqs[row]): float(scores[row]) for row in np.flatnonzero(np.isin(seqs, list(also)))}
 
-    def _read_lengths(self, connection: Connection, newest: int) -> None:
+    def _keep_up(self, connection: Connection, newest: int) -> None:
         made = int(journal.read_state(connection).get("words", 0))
         if made != self._made:
-            self._made, self._lengths, self._common = made, np.zeros(1, np.int64), {}
-        known = len(self._lengths) - 1
-        if newest > known:
-            query = select(word_counts).where(word_counts.c.seq > known, word_counts.c.seq <= newest)
-            grown = np.zeros(newest + 1, np.int64)
-            grown[: known + 1] = self._lengths
-            for seq, num_words in connection.execute(query):
-                grown[seq] = num_words
-            self._lengths = grown
+            self._made, self._versions, self._stands, self._num_kept = made, _Versions(), {}, 0
+        self._versions.grow(connection, newest)
 
-    def _count(self, connection: Connection, words: Sequence[str], newest: int) -> dict[str, int]:
-        """Word -> the versions it stands in, for those that are not in too many."""
-        asked = [word for word in words if self._common.get(word, newest + 1) > newest]
+    def _look_up(self, connection: Connection, words: Sequence[str], newest: int) -> dict[str, np.ndarray]:
+        """Word -> the versions it stands in up to `newest`, for those that are not in too many."""
+        if self._num_kept > MOST_KEPT:
+            self._stands, self._num_kept = {}, 0
+        known = {word: self._stands.get(word, (0, _numbers(None))) for word in words}
+        asked = [(word, upto) for word, (upto, held) in known.items() if upto < newest and len(held) <= MOST_DOCUMENTS]
         given = (newest, MOST_DOCUMENTS + 1, json.dumps(asked))
-        num_of: dict[str, int] = dict(tuple(row) for row in connection.exec_driver_sql(_COUNT, given))
-        for word in asked:
-            if num_of[word] > MOST_DOCUMENTS:
-                self._common[word] = newest
-                del num_of[word]
-        return num_of
+        for word, listed in connection.exec_driver_sql(_STAND, given) if asked else ():
+            held = np.append(known[word][1], _numbers(listed))[: MOST_DOCUMENTS + 1]
+            self._num_kept += len(held) - len(known[word][1]) + (word not in self._stands)
+            known[word] = self._stands[word] = newest, held
+        held_of = {word: held[: np.searchsorted(held, newest, "right")] for word, (_, held) in known.items()}
+        return {word: held for word, held in held_of.items() if len(held) <= MOST_DOCUMENTS}
 
     def _score(
-        self, connection: Connection, words: Sequence[str], idf_of: Mapping[str, float], newest: int
+        self, connection: Connection, words: Sequence[str], idf_of: Mapping[str, float], standing: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """[N] versions that hold one of the words, [N] their BM25."""
-        mean = max(float(self._lengths[: newest + 1].sum()) / newest, 1.0)
-        held, gains = [np.zeros(0, np.int64)], [np.zeros(0)]
-        for word, places in connection.exec_driver_sql(_FIND, (newest, json.dumps(words))):
-            seqs, times = np.unique(_numbers(places), return_counts=True)
-            long = _K1 * (1.0 - _B + _B * self._lengths[seqs] / mean)
-            held.append(seqs)
+        """[N] versions that can be recalled and hold one of the words, [N] their BM25."""
+        lengths = self._versions.lengths[: len(standing)]
+        mean = max(float(lengths[standing].mean()), 1.0)
+        found, gains = [_numbers(None)], [np.zeros(0)]
+        for word, places in connection.exec_driver_sql(_FIND, (len(standing) - 1, json.dumps(words))):
+            numbers = _numbers(places)
+            seqs, times = np.unique(numbers[standing[numbers]], return_counts=True)
+            long = _K1 * (1.0 - _B + _B * lengths[seqs] / mean)
+            found.append(seqs)
             gains.append(idf_of[word] * times * (_K1 + 1.0) / (times + long))
-        seqs, place_of = np.unique(np.concatenate(held), return_inverse=True)
+        seqs, place_of = np.unique(np.concatenate(found), return_inverse=True)
         return seqs, np.bincount(place_of, np.concatenate(gains), len(seqs))
 
 
-def _rarest(num_of: Mapping[str, int]) -> list[str]:
-    """The words to search for, rarest first, and equals in the order given."""
+def _rarest(num_of: Mapping[str, int], num_read_of: Mapping[str, int]) -> list[str]:
+    """The words to search for, rarest first, and equals in the order given.
+
+    Args:
+        num_of: Versions that each stands in and that can be recalled.
+        num_read_of: Versions that each stands in.
+    """
     rare = sorted((word for word, num in num_of.items() if num), key=lambda word: num_of[word])
     upto = itertools.accumulate(num_of[word] for word in rare)
-    return [word for word, num in zip(rare, upto, strict=True) if num <= MOST_POSTINGS]
+    read = itertools.accumulate(num_read_of[word] for word in rare)
+    limits = zip(rare, upto, read, strict=True)
+    return [word for word, num, num_read in limits if num <= MOST_POSTINGS and num_read <= MOST_READ]
 
 
 def _in_scope(connection: Connection, seqs: np.ndarray, scores: np.ndarray, k: int, scope: Scope) -> dict[int, float]:
-    """The `k` best that are in scope, equals by number."""
-    order = np.lexsort((seqs, -scores.round(12)))
+    """The first `k` of the versions that are in scope."""
     if scope.narrow:  # likely to hold less than was found, and then quicker to list
         some = select(memories.c.seq).where(*scope.conditions()).limit(MOST_POSTINGS)
         listed = _numbers(connection.execute(select(func.group_concat(some.subquery().c.seq))).scalar())
         if len(listed) < MOST_POSTINGS:
-            rows = order[np.isin(seqs[order], listed)][:k]
+            rows = np.flatnonzero(np.isin(seqs, listed))[:k]
             return dict(zip(seqs[rows].tolist(), scores[rows].tolist(), strict=True))
     best: dict[int, float] = {}
     start = 0
     for size in _CHECKED:
-        rows = order[start : start + size]
-        if len(best) >= k or not len(rows):
+        checked = seqs[start : start + size].tolist()
+        if len(best) >= k or not checked:
             break
-        given = func.json_each(json.dumps(seqs[rows].tolist())).table_valued("value")
+        given = func.json_each(json.dumps(checked)).table_valued("value")
         query = select(memories.c.seq).where(memories.c.seq.in_(select(given.c.value)))
         seen = set(connection.execute(query.where(*scope.conditions(by_index=False))).scalars())
-        best |= {int(seqs[row]): float(scores[row]) for row in rows if int(seqs[row]) in seen}
+        rated = zip(checked, scores[start : start + size].tolist(), strict=True)
+        best |= {seq: score for seq, score in rated if seq in seen}
         start += size
     return dict(itertools.islice(best.items(), k))
 

@@ -111,13 +111,14 @@ def apply_eviction(store: MemoryStore, plan: EvictionPlan) -> int:
     Raises:
         RecordError: One of the memories has changed since the plan was made; make another plan.
     """
-    drafts = []
-    for verdict in plan.evicted:
-        memory = store.get(verdict.id)
-        if memory is None or memory.version != verdict.version or memory.status not in _RECALLED:
-            raise RecordError(f"memory {verdict.id} has changed since this plan was made; plan again, then apply")
-        drafts.append(memory.draft(status="retired"))
-    return store.revise(drafts, f"evict: keep {plan.capacity}")
+    with store.alone():
+        drafts = []
+        for verdict in plan.evicted:
+            memory = store.get(verdict.id)
+            if memory is None or memory.version != verdict.version or memory.status not in _RECALLED:
+                raise RecordError(f"memory {verdict.id} has changed since this plan was made; plan again, then apply")
+            drafts.append(memory.draft(status="retired"))
+        return store.revise(drafts, f"evict: keep {plan.capacity}")
 
 
 def merge(store: MemoryStore, ids: Iterable[str], what: str = "merge") -> Memory:
@@ -137,6 +138,11 @@ def merge(store: MemoryStore, ids: Iterable[str], what: str = "merge") -> Memory
     wanted = sorted(set(ids))
     if len(wanted) < 2:
         raise ConfigError(f"merging takes two memories or more, got {len(wanted)}")
+    with store.alone():
+        return _merge(store, wanted, what)
+
+
+def _merge(store: MemoryStore, wanted: Sequence[str], what: str) -> Memory:
     found = [_recalled(store, id) for id in wanted]
     main = max(found, key=lambda memory: _evidence(memory.body))
     for memory in found:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from agentkit.errors import RecordError, unknown_name
@@ -74,6 +75,12 @@ class MemoryStore(Holdings):
             raise unknown_name("vector index", index, ["chroma", "exact", "http://127.0.0.1:8000"])
         embedder = embedder or MiniLMEmbedder()
         return cls(Path(folder).expanduser(), embedder, index, exact_limit, grants, rebuild, wait_s, gate)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """A block in which no other thread writes: for whoever reads and then writes what follows from it."""
+        with self._guard:
+            yield
 
     def write(self, drafts: Iterable[Draft], what: str = "write", *, once: bool = False) -> list[Memory]:
         """Write memories in one transaction, all or none; returns them as they now stand, in order.
@@ -186,16 +193,16 @@ class MemoryStore(Holdings):
         Raises:
             RecordError: There is no such memory.
         """
-        memory = self.get(id)
-        if memory is None:
-            raise RecordError(f"there is no memory {id!r} in {self.folder}; `agentkit memory search` lists ids")
-        self._check_granted([memory.namespace])
-        decided = memory.draft(status=status, trust=memory.trust if trust is None else trust)
-        if decided != memory.draft():
-            with self._guard:
+        with self._guard:
+            memory = self.get(id)
+            if memory is None:
+                raise RecordError(f"there is no memory {id!r} in {self.folder}; `agentkit memory search` lists ids")
+            self._check_granted([memory.namespace])
+            decided = memory.draft(status=status, trust=memory.trust if trust is None else trust)
+            if decided != memory.draft():
                 version = version_of(id, decided, memory.version + 1)
                 self._append([version], f"decide {status}", {id: (why,)} if why else None)
-        return self.get(id) or memory
+            return self.get(id) or memory
 
     def take_in(self, path: str | os.PathLike[str], *, most_trust: Trust = Trust.TRUSTED) -> int:
         """Write the memories of an exported file that say something new, all or none; returns how many.
@@ -247,9 +254,10 @@ class MemoryStore(Holdings):
         Returns:
             The memories as they were; what is in quarantine or retired already is not among them.
         """
-        with self._journal.reading() as connection:
-            found = history.influenced(connection, source_name, since_s)
-        return self.set_aside(dict.fromkeys(found, f"{source_name} is retracted"), status)
+        with self._guard:
+            with self._journal.reading() as connection:
+                found = history.influenced(connection, source_name, since_s)
+            return self.set_aside(dict.fromkeys(found, f"{source_name} is retracted"), status)
 
     def set_aside(self, why: Mapping[str, str], status: Status = "quarantine") -> list[Memory]:
         """Put memories in quarantine, or retire them, as one write that can be undone; returns them as they were.

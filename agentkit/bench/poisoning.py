@@ -50,8 +50,7 @@ def measure(scale: Scale) -> Table:
             "poison. followed: victims that do what it says and would not have done so without it.",
             "found: share of the poison that the watch puts in quarantine. after: share of it that was written when "
             "the first was found.",
-            "recovered: victims that act as before, once the attack's sources are retracted. What the words of a text "
-            "are worth (BM25) counts retracted versions too, so that some are shown other memories than before.",
+            "recovered: victims that act as before, once the attack's sources are retracted.",
             f"Every victim reads with the guard, every {SELDOM}th also without one and after recovery.",
         ),
     )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentkit.errors import RecordError
+from agentkit.memory import history
 from agentkit.memory.embedders import HashEmbedder
 from agentkit.memory.kinds import Draft, FactBody, FailureBody, InsightBody, Memory, SkillBody, Source, StepBody
 from agentkit.memory.store import MemoryStore
@@ -103,6 +107,43 @@ def test_what_is_not_active_or_not_valid_is_not_recalled(store):
     assert [m.text for m in store.recall("about door", k=9)] == ["lamp is lit"]
     with pytest.raises(RecordError, match="no memory 'm-1'"):
         store.decide("m-1", "active")
+
+
+def test_threads_decide_one_after_the_other(store, monkeypatch):
+    [door] = store.write([fact("door", "shut")])
+    read = store.get
+
+    def read_slowly(*given):
+        memory = read(*given)
+        time.sleep(0.005)  # so that another thread could write in between
+        return memory
+
+    monkeypatch.setattr(store, "get", read_slowly)
+    statuses = ["probation", "quarantine", "disputed", "retired"]
+    with ThreadPoolExecutor(4) as threads:
+        decided = list(threads.map(lambda status: store.decide(door.id, status), statuses))
+    assert [memory.status for memory in decided] == statuses
+    assert [version.version for version in store.versions(door.id)] == [1, 2, 3, 4, 5]
+
+
+def test_what_a_source_writes_while_it_is_retracted_comes_after(store, monkeypatch):
+    store.write([fact("door", "shut")])
+    find = history.influenced
+    with ThreadPoolExecutor(1) as threads:
+        written = []
+
+        def find_slowly(*given):
+            found = find(*given)
+            written.append(threads.submit(store.write, [fact("door", "open")]))
+            wait(written, timeout=0.05)
+            return found
+
+        monkeypatch.setattr(history, "influenced", find_slowly)
+        [before] = store.retract("log")
+        wait(written)
+    assert before.body.value == "shut"
+    told = [(version.body.value, version.status) for version in store.versions(before.id)]
+    assert told == [("shut", "active"), ("shut", "quarantine"), ("open", "quarantine")]  # no draft lifts that
 
 
 def test_a_namespace_that_is_not_asked_for_is_hidden_and_one_not_granted_refused(tmp_path):
@@ -229,6 +270,29 @@ def test_tampering_is_found(store):
     assert store.recall("about door")[0].body.value == "open"
     change("UPDATE versions SET digest = 'other' WHERE seq = 1")
     assert "the chain of the journal breaks at version 1" in store.verify()[-1]
+
+
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        ("SET ended = NULL WHERE seq = 1", ["version 1 ends nowhere and must end at version 3"]),
+        ("SET ended = 3 WHERE seq = 2", ["version 2 ends at version 3 and must end nowhere"]),
+        ("SET ended = 2 WHERE seq = 1", ["version 1 ends at version 2 and must end at version 3"]),
+        (
+            "SET ended = CASE seq WHEN 3 THEN 4 END",
+            ["version 1 ends nowhere and must end at version 3", "version 3 ends at version 4 and must end nowhere"],
+        ),
+    ],
+)
+def test_a_memory_with_two_open_versions_or_none_is_found(store, damage, found):
+    store.write([fact("door", "shut"), fact("lamp", "lit")])
+    store.write([fact("door", "open")])
+    assert store.verify() == []
+    with contextlib.closing(sqlite3.connect(store.folder / "memory.sqlite")) as connection:
+        connection.execute(f"UPDATE versions {damage}")
+        connection.commit()
+    problems = sorted(re.sub(r" \(memory 'm-\w+'\)", "", problem) for problem in store.verify())
+    assert problems == [f"{one}; restore a copy of the store" for one in found]
 
 
 def test_a_store_of_an_older_layout_is_refused_with_the_way_out(tmp_path):

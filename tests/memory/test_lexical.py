@@ -155,6 +155,135 @@ def test_a_snapshot_gives_the_same_numbers_whatever_is_written_later(store):
     assert store.get(first.id).version == 2
 
 
+def test_what_cannot_be_recalled_is_worth_nothing_by_hand(store):
+    [_, _, lie, old] = store.write(
+        [note("a long red story", subject="one"), note("blue key"), note("red"), note("key")]
+    )
+    store.write([note("red key", subject="one")])
+    store.decide(lie.id, "quarantine")
+    store.decide(old.id, "retired")
+    # What can be recalled is `red key` and `blue key`, so N, n and the common length are as in the first test.
+    assert search(store, "red key") == pytest.approx(
+        {"red key": 1.0, "blue key": math.log(1.2) / (math.log(2) + math.log(1.2))}, abs=1e-12
+    )
+
+
+def test_a_memory_on_probation_counts_and_none_at_all_are_no_trouble(store):
+    [one, two] = store.write([note("red key"), note("blue key", status="probation")])
+    assert search(store, "blue") == pytest.approx({"blue key": 1.0})
+    store.set_aside({one.id: "x", two.id: "x"})
+    assert search(store, "red blue") == {}
+
+
+WORDS = st.lists(st.sampled_from("abcd"), min_size=1, max_size=4)
+DEEDS = st.lists(
+    st.tuples(
+        st.sampled_from(["retract", "retire", "dispute", "supersede and undo", "quarantine and undo", "forget"]),
+        st.integers(0, 9),
+        st.lists(WORDS, min_size=1, max_size=3),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def do(store: MemoryStore, deed: str, which: int, texts: list[str], some: list[str]) -> None:
+    """Write texts and take them back; or change one of the memories that say `some`, and undo that."""
+    subject = str(which % len(some))
+    if deed == "supersede and undo":
+        store.undo(store.revise([note(texts[0], subject=subject)], deed))
+        return
+    if deed == "quarantine and undo":
+        store.set_aside({journal.memory_id(note(some[int(subject)], subject=subject)): deed})
+        store.undo(store.history()[-1].number)
+        return
+    source = Source(writer="model", name="attack")
+    written = store.write([note(text, subject=f"new {text}", source=source) for text in texts])
+    if deed == "retract":
+        store.retract("attack")
+    elif deed == "forget":
+        store.forget(source_name="attack")
+    else:
+        for one in written:
+            store.decide(one.id, "retired" if deed == "retire" else "disputed")
+
+
+@settings(max_examples=40, deadline=None)
+@given(texts=st.lists(WORDS, min_size=1, max_size=6), query=WORDS, deeds=DEEDS, k=st.integers(1, 6))
+def test_what_is_written_and_taken_back_leaves_every_score_and_place_as_it_was(
+    tmp_path_factory, texts, query, deeds, k
+):
+    with open_store(tmp_path_factory.mktemp("store")) as store:
+        some = [f"{' '.join(words)} n{number}" for number, words in enumerate(texts)]
+        store.write([note(text, subject=str(number)) for number, text in enumerate(some)])
+        asked, arm = " ".join(query), Lexical()
+        before, snapshot = list(search(store, asked, k, arm).items()), store.snapshot()
+        scores = dict(zip(some, bm25(asked, some), strict=True))
+        assert dict(before) == pytest.approx({text: scores[text] for text, _ in before}, abs=1e-12)
+        for number, (deed, which, lies) in enumerate(deeds):
+            do(store, deed, which, [f"{' '.join(words)} d{number}.{place}" for place, words in enumerate(lies)], some)
+            for other, options in (
+                (arm, {}),
+                (Lexical(), {}),
+                (arm, {"snapshot": snapshot}),
+                (Lexical(), {"snapshot": snapshot}),
+            ):
+                found = list(search(store, asked, k, other, **options).items())
+                assert [text for text, _ in found] == [text for text, _ in before]
+                assert [score for _, score in found] == pytest.approx([score for _, score in before], abs=1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(writes=st.lists(st.tuples(st.integers(0, 3), WORDS, st.booleans()), min_size=1, max_size=8), query=WORDS)
+def test_every_snapshot_keeps_the_numbers_it_had_when_it_was_the_newest(tmp_path_factory, writes, query):
+    with open_store(tmp_path_factory.mktemp("store")) as store:
+        arm, asked, told = Lexical(), " ".join(query), dict[str, dict[str, float]]()
+        for number, (subject, words, retired) in enumerate(writes):
+            [one] = store.write([note(f"{' '.join(words)} n{number}", subject=str(subject))])
+            if retired:
+                store.decide(one.id, "retired")
+            told[store.snapshot()] = search(store, asked, arm=arm)
+            texts = [memory.text for memory in store.held() if memory.status == "active"]
+            scores = dict(zip(texts, bm25(asked, texts), strict=True)) if texts else {}
+            assert told[store.snapshot()] == pytest.approx({text: score for text, score in scores.items() if score > 0})
+        for snapshot, found in told.items():
+            for other in (arm, Lexical()):
+                assert search(store, asked, arm=other, snapshot=snapshot) == found
+
+
+def test_words_are_chosen_by_how_many_can_be_recalled_as_far_as_that_can_be_read(store, monkeypatch):
+    monkeypatch.setattr(lexical, "MOST_POSTINGS", 3)
+    store.write([note("pair one"), note("pair two"), note("single three")])
+    before = search(store, "pair single")
+    assert len(before) == 3
+    lies = store.write([note(f"single pair lie{number}") for number in range(4)])
+    assert search(store, "pair single") == {}  # 5 and 6 of 3
+    store.set_aside({one.id: "lie" for one in lies})
+    assert search(store, "pair single") == before
+    monkeypatch.setattr(lexical, "MOST_READ", 10)  # `single` is in 5 versions, `pair` in 6
+    assert list(search(store, "pair single")) == ["single three"]
+
+
+def test_a_word_in_too_many_versions_stays_out_whatever_becomes_of_them(store, monkeypatch):
+    monkeypatch.setattr(lexical, "MOST_DOCUMENTS", 3)
+    store.write([note("key one"), note("key two")])
+    lies = store.write([note("key lie"), note("key lies")])
+    store.set_aside({one.id: "lie" for one in lies})
+    assert search(store, "key") == {}
+    assert search(store, "key one") == {"key one": pytest.approx(1.0)}  # nor is it part of what that is worth
+
+
+def test_what_is_kept_in_memory_is_bounded_and_changes_no_score(store, monkeypatch):
+    store.write([note(f"key {number}") for number in range(20)])
+    arm = Lexical()
+    before = search(store, "key 7", arm=arm)
+    assert set(arm._stands) == {"key", "7"}
+    monkeypatch.setattr(lexical, "MOST_KEPT", 10)
+    assert search(store, "8", arm=arm)
+    assert set(arm._stands) == {"8"}
+    assert search(store, "key 7", arm=arm) == before
+
+
 def test_words_in_too_many_memories_are_left_out_and_the_rarest_come_first(store, monkeypatch):
     monkeypatch.setattr(lexical, "MOST_DOCUMENTS", 5)
     arm = Lexical()

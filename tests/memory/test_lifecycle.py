@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 import random
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import sleep
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentkit.errors import ConfigError, RecordError
+from agentkit.memory import belief
 from agentkit.memory.belief import beliefs, believe, believed, end_belief, rival_values
 from agentkit.memory.embedders import HashEmbedder
 from agentkit.memory.exposure import Candidate, Exposure
@@ -254,6 +257,24 @@ def test_what_cannot_be_merged_is_said(store: MemoryStore) -> None:
     (elsewhere,) = store.write([insight("y").model_copy(update={"env_id": "garden"})])
     with pytest.raises(RecordError, match="differ in env_id"):
         merge(store, [other.id, elsewhere.id])
+
+
+def test_threads_weigh_one_after_the_other_so_that_nothing_told_is_lost(store: MemoryStore, monkeypatch) -> None:
+    read = belief._standing
+
+    def read_slowly(*given):
+        versions = read(*given)
+        sleep(0.005)  # so that another thread could write in between
+        return versions
+
+    monkeypatch.setattr(belief, "_standing", read_slowly)
+    with ThreadPoolExecutor(8) as threads:
+        weighed = list(threads.map(lambda number: believe(store, fact("drawer", 10.0, source=f"s{number}")), range(8)))
+    assert sorted(weighed) == [*["confirmed"] * 7, "new"]
+    [memory] = store.held()
+    assert isinstance(memory.body, FactBody)
+    assert memory.body.num_seen == 8
+    assert [version.version for version in store.versions(KEY)] == list(range(1, 9))
 
 
 def test_a_later_value_ends_the_one_before(store: MemoryStore) -> None:
