@@ -210,20 +210,21 @@ class Study:
         print(f"{run.world} {run.arm} seed {run.seed}: {wins} of {line['panel']}, {line['cpu_s']:.0f} s", flush=True)
         return True
 
-    def _start(self, run: Run) -> Path:
+    def start(self, run: Run) -> Path:
+        """Where the model is that the arms of a world and seed begin with."""
         return self.folder / "clones" / f"{self.budget.name}-{run.world}-{run.seed}"
 
     def _clone(self, run: Run) -> dict[str, Any]:
         """Make the model that a world's arms begin with, and measure it, random play and the optimum."""
         world = WORLDS[run.world]
         tasks = make_tasks(world.env_id, "train", world.demonstrations, first=FIRST_DEMONSTRATION, params=world.params)
-        played = collect(world.demonstrator(), tasks, agent=_agent(world), seed=run.seed)
+        played = collect(world.demonstrator(), tasks, agent=agent_of(world), seed=run.seed)
         turns = [turn for episode in played for turn in episode.turns]
         tokenizer = build_tokenizer((text for turn in turns for text in (turn.observation, turn.response)), world.vocab)
         model = build_model(tokenizer, hidden=HIDDEN, layers=LAYERS, heads=HEADS, window=world.window, seed=run.seed)
         policy = LocalPolicy(model, tokenizer, name=run.world)
         fine_tune(policy, played, SftConfig(steps=world.cloning_steps, learning_rate=CLONING_RATE), seed=run.seed)
-        made = self._start(run).with_suffix(".partial")
+        made = self.start(run).with_suffix(".partial")
         policy.save(made)
         panel = self._panel(run.world)
         line = {
@@ -232,8 +233,8 @@ class Study:
             "optimal": float(np.mean(optimal_success(panel))),
             "demonstrated": float(np.mean([episode.success for episode in played])),
         }
-        shutil.rmtree(self._start(run), ignore_errors=True)
-        made.rename(self._start(run))  # whole or not there: other processes begin with it
+        shutil.rmtree(self.start(run), ignore_errors=True)
+        made.rename(self.start(run))  # whole or not there: other processes begin with it
         return line
 
     def _train(self, run: Run) -> dict[str, Any]:
@@ -241,9 +242,9 @@ class Study:
         world, budget = WORLDS[run.world], self.budget.in_world(run.world)
         folder = self.folder / "unfinished" / f"{budget.name}-{run.name}"
         shutil.rmtree(folder, ignore_errors=True)
-        if not self._start(run).is_dir():
-            raise ConfigError(f"the clone {str(self._start(run))!r} is gone; remove the world's lines of that seed")
-        policy = load_folder(self._start(run), training=True)
+        if not self.start(run).is_dir():
+            raise ConfigError(f"the clone {str(self.start(run))!r} is gone; remove the world's lines of that seed")
+        policy = load_folder(self.start(run), training=True)
         measured: list[dict[str, Any]] = []
         curve: list[float] = []
         spent = dict.fromkeys(("collect_s", "learn_s", "panel_s", "tokens"), 0.0)
@@ -264,7 +265,7 @@ class Study:
             folder,
             train_config(run.arm, budget),
             params=world.params,
-            agent=_agent(world),
+            agent=agent_of(world),
             sampling=Sampling(max_new_tokens=world.max_new_tokens),
             seed=run.seed,
         )
@@ -279,7 +280,7 @@ class Study:
         """Successes on the even and on the odd tasks of the held-out panel."""
         world = WORLDS[run.world]
         sampling = Sampling(max_new_tokens=world.max_new_tokens)
-        played = collect(policy, self._panel(run.world), agent=_agent(world), sampling=sampling, seed=run.seed)
+        played = collect(policy, self._panel(run.world), agent=agent_of(world), sampling=sampling, seed=run.seed)
         success = [episode.success for episode in played]
         return [sum(success[0::2]), sum(success[1::2])]
 
@@ -288,7 +289,8 @@ class Study:
         return make_tasks(world.env_id, "held_out", num, params=world.params)
 
 
-def _agent(world: World) -> Any:
+def agent_of(world: World) -> Any:
+    """The agent that plays a world."""
     return build_agent(AgentConfig(system="", history=world.history))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from random import Random
 from typing import Any
 
 from agentkit.envs import make_env
@@ -18,6 +19,11 @@ from agentkit.task import make_tasks
 
 FIRST_DEMONSTRATION = 1 << 20
 """Number of the first demonstrated task, far beyond those that are trained on."""
+IDLE = (
+    *("well", "hmm", "so", "let", "me", "see", "now", "maybe", "perhaps", "look"),
+    *("wait", "first", "then", "think", "about", "this", "again", "yes", "okay", "right"),
+)
+"""Words that say nothing."""
 Cell = tuple[int, int]
 
 
@@ -51,6 +57,18 @@ def think_of_lake(text: str) -> str:
     """
     (you,), (goal,) = cells(text, "You"), cells(text, "Goal")
     return f"I am at {you[0]} {you[1]} and the goal is at {goal[0]} {goal[1]} so {way(you, goal)}"
+
+
+def think_aloud(text: str) -> str:
+    """Fourteen words that say nothing, drawn by what is seen, before what `think_of_lake` says.
+
+    Who has not seen a text before cannot know them, so a clone draws them anew each time: most of the tokens that it
+    samples are chance, and have no part in what happens.
+
+    >>> think_aloud("You: row 1 col 2. Goal: row 3 col 1. Holes: none.")[:34]
+    'about okay now think hmm think rig'
+    """
+    return " ".join([*Random(text).choices(IDLE, k=14), think_of_lake(text)])
 
 
 def think_of_boxes(text: str) -> str:
@@ -162,6 +180,7 @@ LAKE = World("agentkit/FrozenLake-v0", {"text": "coords", "p": 0.8}, think_of_la
 WORLDS = {
     "lake": LAKE,
     "slippery": replace(LAKE, params=LAKE.params | {"slip": 0.2}),
+    "chatty": replace(LAKE, think=think_aloud, max_new_tokens=56),
     "sokoban": World("agentkit/Sokoban-v0", {"size": 5, "text": "coords"}, think_of_boxes, noise=0.3),
     "sudoku": World(
         "agentkit/Sudoku-v0",
