@@ -15,7 +15,7 @@ help:
 	@echo "make check       ruff, mypy, import-linter, tests with doctests"
 	@echo "make bench       the benchmarks"
 	@echo "make bench-memory  what the memory is worth and withstands, within an hour; goes on where it was cut short"
-	@echo "make bench-training  what the trainer's parts cost: a step, credit and advantages, replay"
+	@echo "make bench-training  what the trainer's parts cost: a step, credit and advantages, replay; a step on a GPU"
 	@echo "make study       uniform credit, ActFocus, imitation and controls, two processes; goes on where it was cut short"
 	@echo "make debian      browser and desktop applications for the web and GUI environments (as root)"
 
@@ -60,7 +60,7 @@ bench-memory: $(VENV)/.dev
 	$(BIN)/agentkit memory bench --out runs/bench-memory
 
 bench-training: $(VENV)/.dev
-	for file in training credit_speed replay; do $(BIN)/python benchmarks/$$file.py || exit 1; done
+	for file in training credit_speed replay gpu; do $(BIN)/python benchmarks/$$file.py || exit 1; done
 
 study: $(VENV)/.run
 	$(BIN)/python -m benchmarks.study --processes 2

@@ -37,7 +37,7 @@ from agentkit.training.advantages import (
     TurnReturns,
 )
 from agentkit.training.advantages.values import TurnValues
-from agentkit.training.credit import D3S, ActFocus, Credit, Forks, Pivot, Product, Recalled, Uniform
+from agentkit.training.credit import D3S, ActFocus, Credit, Forks, Pivot, Product, Recalled, Uniform, weighed
 from agentkit.training.forward import TokenStats
 from agentkit.training.rows import build_rows
 from agentkit.training.stream import flatten, per_token
@@ -109,7 +109,7 @@ def main() -> None:
         "pivot": Pivot(),
         "actfocus × forks × pivot": Product(factors=(ActFocus(), Forks(), Pivot())),
     }
-    credits = [show(name, partial(scheme.weights, stream)) for name, scheme in schemes.items()]
+    credits = [show(name, partial(weighed, scheme, stream)) for name, scheme in schemes.items()]
     worst = max(advantages) + max(modifiers) + max(credits)
     print(f"\nslowest advantage, modifier and scheme together: {worst:.3f} s (limit {LIMIT_S} s)")
     raise SystemExit(worst > LIMIT_S)

@@ -30,7 +30,7 @@ from agentkit.policies.local import LocalPolicy
 from agentkit.policies.policy import Request, Sampling
 from agentkit.task import Task
 from agentkit.training.config import ImitationConfig, TrainConfig
-from agentkit.training.credit import ActFocus, Uniform
+from agentkit.training.credit import ActFocus, Uniform, weighed
 from agentkit.training.forward import forward, measure
 from agentkit.training.gradients import policy_gradient
 from agentkit.training.packing import MicroBatch, micro_batches, pair_cost
@@ -281,8 +281,7 @@ def credit() -> None:
     def run(config: TrainConfig) -> None:
         asked = config.credit.needs_reference or config.kl_coef > 0
         stats = measure(reference, rows, config.micro_batch_tokens) if asked else None
-        stream = flatten(rows, advantage_N, reference=stats)
-        stream.weight_N.copy_(config.credit.weights(stream))
+        stream = weighed(config.credit, flatten(rows, advantage_N, reference=stats))
         model.zero_grad(set_to_none=True)
         policy_gradient(model, stream, range(len(rows)), config, 1.0)
 

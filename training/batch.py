@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,14 +13,15 @@ from numpy.typing import NDArray
 
 from agentkit.errors import PolicyFault
 from agentkit.memory.records import Episode
-from agentkit.training.advantages import GAE, Outcomes, group_indices, within_groups
+from agentkit.training.advantages import GAE, ArCHer, Outcomes, group_indices, within_groups
 from agentkit.training.config import TrainConfig
-from agentkit.training.filters import group_variances
-from agentkit.training.forward import TokenStats
+from agentkit.training.critic import Critic
+from agentkit.training.filters import group_variances, kept_groups
+from agentkit.training.forward import TokenStats, check_vocabulary
 from agentkit.training.masks import masked
 from agentkit.training.models import Models
 from agentkit.training.overlong import uncut_turns
-from agentkit.training.rows import Row, build_rows
+from agentkit.training.rows import Row, build_rows, probe
 from agentkit.training.stream import Stream, per_token
 
 
@@ -51,19 +53,22 @@ class Batch:
             "groups/with_variance": float(np.mean(varied)),
             "rows/joined": joins.joined,
             "rows/forked": joins.forked,
+            "rows/skipped": joins.skipped,
         }
         return cls(episodes, outcomes, rows, gain_E, values)
 
-    def check(self, iteration: int) -> None:
-        """Raise unless there is something to learn from.
+    def check(self, iteration: int, model: Any) -> None:
+        """Raise unless there is something that the model can learn from.
 
         Raises:
+            ConfigError: It does not know some token.
             PolicyFault: No attempt asked the policy, or its log-probabilities are not finite.
         """
         if not self.rows:
             raise PolicyFault(
                 f"none of the {len(self.episodes)} attempts asked the policy; the graph's nodes must call attempt.ask"
             )
+        check_vocabulary(model, self.rows, [episode.id for episode in self.episodes])
         broken = (self.episodes[row.episode].id for row in self.rows if not np.isfinite(row.logprobs).all())
         wrong = list(dict.fromkeys(broken))
         if wrong:
@@ -78,7 +83,7 @@ class Batch:
         if rule is None:
             return self
         variance_G = group_variances(outcomes.return_E, outcomes.group_E)
-        kept_G, total = rule.kept(variance_G), float(variance_G.sum())
+        kept_G, total = kept_groups(rule, outcomes), float(variance_G.sum())
         scale = rule.scale(int(kept_G.sum()), len(kept_G))
         share = float(variance_G[kept_G].sum()) / total if total else 0.0
         found = {"groups": float(len(kept_G)), "kept": float(kept_G.sum()), "variance": share, "scale": scale}
@@ -105,14 +110,14 @@ class Estimate:
     """What the reference says of them, if it was asked."""
 
     @classmethod
-    def of(cls, batch: Batch, models: Models, config: TrainConfig) -> Estimate:
-        """The advantages after all modifiers."""
+    def of(cls, batch: Batch, models: Models, config: TrainConfig, critic: Critic | None = None) -> Estimate:
+        """The advantages after all modifiers; `critic` values turns where the advantages ask for one."""
         outcomes, rows, reference, modifiers = batch.outcomes, batch.rows, batch.reference, config.modifiers
         turn_N = np.concatenate([outcomes.starts[row.episode] + row.turns[row.sampled] for row in rows])
         if isinstance(config.advantage, GAE):
-            policy = models.measure(rows, values=True)
+            policy, after_E = _valued(batch, models, bootstrap=config.advantage.bootstrap)
             assert policy.value_N is not None
-            found = config.advantage.estimate(outcomes, turn_N, policy.value_N.double().numpy())
+            found = config.advantage.estimate(outcomes, turn_N, policy.value_N.double().numpy(), after_E=after_E)
             advantage_N, target_N = (torch.from_numpy(each).float() for each in found)
             return cls(advantage_N, target_N, policy, reference)
         if any(modifier.needs_reference for modifier in modifiers):
@@ -120,10 +125,34 @@ class Estimate:
             outcomes = outcomes.told(turn_N, reference_logp_N=reference.logp_N.double().numpy())
         if any(modifier.needs_entropy for modifier in modifiers):
             outcomes = outcomes.told(turn_N, entropy_N=models.measure(rows).entropy_N.double().numpy())
-        advantage_U = config.advantage.turns(outcomes)
+        if isinstance(config.advantage, ArCHer):
+            assert critic is not None
+            advantage_U = critic.turns(batch.episodes, config.advantage)
+        else:
+            advantage_U = config.advantage.turns(outcomes)
         for modifier in modifiers:
             advantage_U = modifier.turns(advantage_U, outcomes)
         return cls(per_token(rows, outcomes.starts, advantage_U), reference=reference)
+
+
+def _valued(batch: Batch, models: Models, *, bootstrap: bool) -> tuple[TokenStats, NDArray[np.float64]]:
+    """(what policy and value head say of the sampled tokens, [E] value of what follows each episode's last token).
+
+    The latter is 0 of an episode that is over, and of one that a limit cut unless it is to `bootstrap`. No record says
+    what would have been observed next, so the value is that of all up to the last token of the last response.
+    """
+    outcomes, rows = batch.outcomes, list(batch.rows)
+    after_E = np.zeros(len(outcomes.cut_E))
+    last = {row.episode: number for number, row in enumerate(rows)}
+    asked = sorted(number for episode, number in last.items() if bootstrap and outcomes.cut_E[episode])
+    for number in asked:
+        rows[number] = probe(rows[number], np.append(np.flatnonzero(rows[number].sampled), len(rows[number])))
+    stats = models.measure(rows, values=True)
+    assert stats.value_N is not None
+    ends = np.cumsum([row.num_sampled for row in rows])[asked] - 1
+    after_E[[rows[number].episode for number in asked]] = stats.value_N[torch.from_numpy(ends)].double().numpy()
+    kept_N = np.setdiff1d(np.arange(len(stats.value_N)), ends)
+    return stats.of(torch.from_numpy(kept_N)) if asked else stats, after_E
 
 
 def policy_stream(
@@ -143,7 +172,7 @@ def policy_stream(
         batch.scale * estimate.advantage_N,
         reference,
         policy=estimate.policy,
-        measured=config.mismatch is not None,
+        measured=config.measures_policy,
     )
     stream = dataclasses.replace(
         stream,

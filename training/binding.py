@@ -1,10 +1,12 @@
 """Binding: schedules tied to numbers of the settings by name, `imitation.weight` or `modifiers.0.coef`.
 
-The setting is the number at factor 1; a schedule multiplies it. All is checked before anything runs.
+The setting is the number at factor 1; a schedule multiplies it, and a whole number is then rounded to the nearest. All
+is checked before anything runs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import reduce
 from typing import Annotated, Any, TypeVar
@@ -20,6 +22,19 @@ READ_ONCE = {
     "network": "the network is prepared once",
     "model_time": "it says how a clock is read",
     "retention.share": "what is retained is chosen once",
+    "iterations": "it says how long the run is",
+    "task_pool": "what is known about tasks is kept for so many",
+    "tasks.bins": "what is known about categories is kept for so many",
+    "micro_batch_tokens": "it says what fits into memory",
+    "checkpoint_every": "a run is saved by it and learns nothing from it",
+    "keep_checkpoints": "a run is saved by it and learns nothing from it",
+    "bottleneck_every": "the diagnostic is set up once",
+    "filter.stop_after": "it says when the run ends",
+    "imitation.capacity": "the buffer is made once",
+    "imitation.per_task": "the buffer is made once",
+    "advantage.value_rate": "the optimizer is made once",
+    "advantage.critic_width": "the critic is made once",
+    "advantage.warmup_iterations": "no clock runs while the critic learns alone",
 }
 """Settings that no schedule can change while a run goes on, and why."""
 
@@ -34,15 +49,24 @@ def scheduled(config: Config, factors: Mapping[str, float]) -> Config:
     for name, factor in factors.items():
         parts = name.split(".")
         value: float = reduce(_part, parts, config)  # type: ignore[assignment]
-        config = _with(config, parts, factor * value)
+        config = _with(config, parts, _multiplied(value, factor))
     return config
+
+
+def _multiplied(value: float, factor: float) -> float:
+    """The product, of a whole number the nearest one; of two as near the greater.
+
+    >>> _multiplied(8, 0.4), _multiplied(5, 0.5), _multiplied(5.0, 0.5)
+    (3, 3, 2.5)
+    """
+    return math.floor(factor * value + 0.5) if isinstance(value, int) else factor * value
 
 
 def check_schedules(config: BaseModel, schedules: Mapping[str, Schedule]) -> None:
     """Raise unless every schedule names a number of `config` and never leads it out of its range.
 
     Raises:
-        ValueError: What is named is unknown, no real number, read only once, 0, or would leave its range.
+        ValueError: What is named is unknown, no number, read only once, 0, or would leave its range.
     """
     for name, schedule in schedules.items():
         *path, last = name.split(".")
@@ -55,12 +79,12 @@ def check_schedules(config: BaseModel, schedules: Mapping[str, Schedule]) -> Non
         value = _known(owner, last, name)
         if value is None:
             raise ValueError(f"schedules.{name}: the setting is None; give it the value that it has at factor 1")
-        if not isinstance(value, float) or not isinstance(owner, BaseModel):
-            raise ValueError(f"schedules.{name}: {value!r} is no real number; only those can be scheduled")
+        if isinstance(value, bool) or not isinstance(value, (float, int)) or not isinstance(owner, BaseModel):
+            raise ValueError(f"schedules.{name}: {value!r} is no number of the settings; only those can be scheduled")
         if value == 0:
             raise ValueError(f"schedules.{name}: the setting is 0, which no factor changes; give its greatest value")
         for factor in schedule.bounds():
-            _check_value(owner, last, factor * value, name, owner is config)
+            _check_value(owner, last, _multiplied(value, factor), name, owner is config)
 
 
 def _check_value(owner: BaseModel, field: str, value: float, name: str, is_root: bool) -> None:
@@ -69,9 +93,10 @@ def _check_value(owner: BaseModel, field: str, value: float, name: str, is_root:
     try:
         annotated: Any = Annotated[info.annotation, *info.metadata]
         TypeAdapter(annotated).validate_python(value)
-        if not is_root:
-            kept = owner.model_dump(exclude_unset=True) | {field: value}
-            type(owner).model_validate(kept)
+        if not is_root or isinstance(value, int):
+            left_out = {field, *(("schedules", "model_time") if is_root else ())}  # the latter is read by the former
+            kept = {name: getattr(owner, name) for name in owner.model_fields_set - left_out}
+            type(owner).model_validate(kept | {field: value})
     except ValidationError as error:
         raise ValueError(
             f"schedules.{name} would make it {value:g}: {error.errors()[0]['msg']}; change the schedule's ends, or "

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from agentkit.errors import CheckpointError
 from agentkit.training.network import learning_parameters
 
-_MODEL, _OPTIMIZER, _STATE, _MANIFEST = (
+_MODEL, _OPTIMIZER, _CRITIC, _STATE, _MANIFEST = (
     "model.safetensors",
     "optimizer.safetensors",
+    "critic.safetensors",
     "state.json",
     "manifest.json",
 )
@@ -31,6 +33,7 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
     keep: int,
+    critic: Mapping[str, torch.Tensor] | None = None,
 ) -> Path:
     """Write `folder/NNNNNN`; delete all but the newest `keep` checkpoints. Returns the checkpoint's path.
 
@@ -41,6 +44,7 @@ def save_checkpoint(
         optimizer: Whose state is saved.
         state: Anything else, as JSON values.
         keep: How many to keep.
+        critic: Tensors of a critic, where the run has one.
     """
     final = folder / f"{iteration:06d}"
     aside = folder / f".{iteration:06d}.partial"
@@ -48,10 +52,12 @@ def save_checkpoint(
     aside.mkdir(parents=True)
     weights = {name: value.detach().contiguous() for name, value in learning_parameters(model).items()}
     save_file(weights, aside / _MODEL)
-    tensors, scalars = _flatten(optimizer)
+    tensors, scalars = flat_optimizer(optimizer)
     save_file(tensors, aside / _OPTIMIZER)
+    if critic is not None:
+        save_file(dict(critic), aside / _CRITIC)
     (aside / _STATE).write_text(json.dumps({"iteration": iteration, "optimizer": scalars, **state}))
-    manifest = {name: _digest(aside / name) for name in (_MODEL, _OPTIMIZER, _STATE)}
+    manifest = {path.name: _digest(path) for path in sorted(aside.iterdir())}
     (aside / _MANIFEST).write_text(json.dumps(manifest))
     for path in aside.iterdir():
         _sync(path)
@@ -61,6 +67,20 @@ def save_checkpoint(
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return final
+
+
+def random_state() -> dict[str, Any]:
+    """Where torch's own generators stand, the CPU's and those of all GPUs that are in use, as JSON values."""
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    return {"torch_rng": torch.get_rng_state().tolist(), "cuda_rng": [state.tolist() for state in devices]}
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Put torch's generators where `random_state` found them, those of GPUs as far as there are as many."""
+    torch.set_rng_state(torch.tensor(state["torch_rng"], dtype=torch.uint8))
+    if torch.cuda.is_available():
+        for device, values in zip(range(torch.cuda.device_count()), state["cuda_rng"], strict=False):
+            torch.cuda.set_rng_state(torch.tensor(values, dtype=torch.uint8), device)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -119,14 +139,26 @@ def load_checkpoint(path: Path, model: Any, optimizer: torch.optim.Optimizer) ->
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(weights[name])
-    _unflatten(optimizer, tensors, state.pop("optimizer"))
+    restore_optimizer(optimizer, tensors, state.pop("optimizer"))
     return state
+
+
+def load_critic(path: Path) -> dict[str, torch.Tensor]:
+    """The critic's tensors of a checkpoint that `load_checkpoint` has passed.
+
+    Raises:
+        CheckpointError: It has none.
+    """
+    try:
+        return load_file(path / _CRITIC)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"checkpoint {str(path)!r} holds no critic: {error}; use an older one") from error
 
 
 def _verified(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((path / _MANIFEST).read_text())
-        for name in (_MODEL, _OPTIMIZER, _STATE):
+        for name in {_MODEL, _OPTIMIZER, _STATE, *manifest}:
             if _digest(path / name) != manifest.get(name):
                 raise CheckpointError(
                     f"checkpoint {str(path)!r} is damaged: {name} is not what was written; delete the folder "
@@ -141,7 +173,8 @@ def _verified(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _flatten(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def flat_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """(its tensors by name, the rest as JSON values)."""
     packed = optimizer.state_dict()
     tensors = {
         f"{index}.{name}": value.contiguous()
@@ -151,7 +184,10 @@ def _flatten(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor],
     return tensors, {"param_groups": packed["param_groups"]}
 
 
-def _unflatten(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], scalars: dict[str, Any]) -> None:
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], scalars: dict[str, Any]
+) -> None:
+    """Put an optimizer where `flat_optimizer` found it."""
     entries: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)

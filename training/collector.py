@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agentkit.errors import PolicyFault
+from agentkit.errors import ConfigError, PolicyFault
 from agentkit.memory.log import EpisodeLog
 from agentkit.memory.records import Episode
 from agentkit.seeding import derive_seed
 from agentkit.task import Task, make_tasks
-from agentkit.training.advantages import group_indices
+from agentkit.training.advantages import group_indices, within_groups
 from agentkit.training.config import TrainConfig
-from agentkit.training.filters import group_variances
+from agentkit.training.filters import kept_groups
 from agentkit.training.models import Models
 from agentkit.training.plans import Collected, Ground, Patched, RolloutPlan, State
 from agentkit.training.rows import Row
@@ -52,6 +52,9 @@ class Collector:
         params: Parameters of the environment.
         options: How attempts are played: `agent`, `sampling`, `limits` and `recall` of `collect`.
         seed: Seed of the run.
+
+    Raises:
+        ConfigError: The task sampler and `params` set the same parameter.
     """
 
     def __init__(
@@ -64,6 +67,12 @@ class Collector:
         options: Mapping[str, Any],
         seed: int,
     ) -> None:
+        twice = sorted(config.tasks.params(0).keys() & params.keys())
+        if twice:
+            raise ConfigError(
+                f"tasks.parameter = {twice[0]!r} and the environment's params set {twice[0]!r} = "
+                f"{params[twice[0]]!r} too: each task has its own of tasks.values; leave it out of params"
+            )
         self.beliefs = Beliefs.about(config.task_pool or 0, config.tasks.num_categories)
         self._models, self._log, self._seed = models, log, seed
         self._env_id, self._params, self._options = env_id, dict(params), dict(options)
@@ -113,11 +122,11 @@ class Collector:
         episodes, values = list(collected.episodes), dict(collected.values)
         for number in range(1, 1 if config.filter is None else config.filter.rounds):
             played = [episode for episode in episodes if episode.error is None]
-            varied = 0
+            kept = 0
             if played:
-                outcomes = config.outcomes(played)
-                varied = int((group_variances(outcomes.return_E, outcomes.group_E) > 0).sum())
-            tasks = self.next_tasks(config, iteration, config.tasks_per_iteration - varied, taken, number)
+                assert config.filter is not None
+                kept = int(kept_groups(config.filter, config.outcomes(played)).sum())
+            tasks = self.next_tasks(config, iteration, config.tasks_per_iteration - kept, taken, number)
             if not tasks:
                 break  # the batch is full, or the pool has no more
             seed = derive_seed(ground.seed, "round", number)
@@ -143,9 +152,9 @@ class Collector:
     def _believe(self, config: TrainConfig, attempts: Sequence[Episode]) -> None:
         """Let the sampler learn how the tasks went; a task's number is its seed."""
         groups = group_indices(attempts)
-        returns = [np.array([attempts[i].episode_return for i in group]) for group in groups]
         won = np.array([sum(attempts[i].success for i in group) for group in groups])
-        signal = np.array([float(np.abs(each - each.mean()).mean()) for each in returns])
+        size_E = _mean_advantages(config, attempts)
+        signal = np.array([float(size_E[group].mean()) for group in groups])
         numbers = [attempts[group[0]].task.seed for group in groups]
         lost = np.array([len(group) for group in groups]) - won
         config.tasks.learn(self.beliefs, numbers, won, lost, signal)
@@ -162,6 +171,15 @@ class Collector:
         """
         self.beliefs.restore(state["beliefs"])
         self._planned = state["planned"]
+
+
+def _mean_advantages(config: TrainConfig, attempts: Sequence[Episode]) -> NDArray[np.float64]:
+    """[E] mean |advantage| of each attempt's turns, without modifiers; |R − mean| where advantages ask for values."""
+    outcomes = config.outcomes(attempts)
+    if config.advantage.needs_values is not None:
+        return np.abs(within_groups(outcomes.return_E, outcomes.group_E, outcomes.num_groups)[0])
+    size_E = outcomes.per_episode(np.abs(config.advantage.turns(outcomes)))
+    return size_E / np.maximum(np.diff(outcomes.starts), 1)
 
 
 def _summary(attempts: Sequence[Episode], failed: int) -> dict[str, float]:

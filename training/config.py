@@ -9,10 +9,21 @@ from pydantic import Field, model_validator
 from agentkit.errors import ConfigError
 from agentkit.memory.records import Episode
 from agentkit.policies.policy import Sampling
-from agentkit.training.advantages import GRPO, Advantage, Modifier, Outcomes
+from agentkit.training.advantages import (
+    GRPO,
+    MCGRPO,
+    RLOO,
+    Advantage,
+    ArCHer,
+    DrGRPO,
+    Modifier,
+    Outcomes,
+    ReinforcePlusPlus,
+    TurnBonus,
+)
 from agentkit.training.binding import check_schedules
 from agentkit.training.clocks import ModelTime
-from agentkit.training.credit import ActFocus, Credit
+from agentkit.training.credit import ActFocus, Credit, Product, Uniform
 from agentkit.training.filters import AnyFilter
 from agentkit.training.losses import KL, Bonus, Clip, Entropy, Loss, Reduction
 from agentkit.training.mismatch import Mismatch
@@ -40,7 +51,7 @@ class TrainConfig(Settings):
     tasks: TaskSampler = Field(default_factory=InOrder)
     """Which tasks an iteration plays."""
     filter: AnyFilter | None = None
-    """Which groups are learnt from; None for all. Those without variance never have a gradient."""
+    """Which groups are learnt from; None for all. Those without variance have no advantage."""
     minibatches: int = Field(default=1, ge=1)
     """Optimizer steps an iteration's rows are split into."""
     epochs: int = Field(default=1, ge=1)
@@ -64,6 +75,8 @@ class TrainConfig(Settings):
     """How the KL is estimated, and so what its gradient is: see `kl_loss`."""
     format_penalty: float = Field(default=0.1, ge=0)
     """Subtracted from the return for each malformed or misunderstood turn."""
+    turn_bonus: TurnBonus | None = None
+    """What turns earn for acting at all; None for nothing."""
     overlong_penalty: OverlongPenalty | None = None
     """What a response near the token limit loses of its reward; None for nothing."""
     overlong_filter: OverlongFilter | None = None
@@ -108,6 +121,14 @@ class TrainConfig(Settings):
         """Whether the policy's own tokens need a pass of the reference model."""
         return self.credit.needs_reference or self.loss.needs_reference or self.kl_coef > 0
 
+    @property
+    def measures_policy(self) -> bool:
+        """Whether log π_old is measured before learning.
+
+        What the sampler recorded is float32's: under another precision the first ratio would not be 1.
+        """
+        return self.mismatch is not None or self.network.precision != "float32"
+
     def outcomes(self, episodes: Sequence[Episode]) -> Outcomes:
         """What attempts earned, with these penalties.
 
@@ -118,6 +139,7 @@ class TrainConfig(Settings):
             episodes,
             self.format_penalty,
             overlong_penalty=self.overlong_penalty,
+            turn_bonus=self.turn_bonus,
             reward_range=self.reward_range,
         )
 
@@ -170,11 +192,10 @@ class TrainConfig(Settings):
             raise ValueError(f"entropy = {self.entropy.name!r} and entropy_coef = 0: the term would have no effect")
         if self.kl_coef == 0 and self.kl != "k3":
             raise ValueError(f"kl = {self.kl!r} and kl_coef = 0: the KL would have no effect")
-        if self.advantage.needs_values == "turn":
-            raise ValueError(
-                f"advantage = {self.advantage.name!r} needs a critic's value of each turn, which the trainer does not "
-                "have; choose another"
-            )
+        if self.turn_bonus is not None and self.turn_bonus.coef == 0:
+            raise ValueError("turn_bonus.coef = 0: no turn would earn anything; raise it, or leave turn_bonus out")
+        if isinstance(self.advantage, ArCHer):
+            self._check_critic(self.advantage)
         if self.advantage.needs_values == "token" and self.modifiers:
             raise ValueError(
                 f"advantage = {self.advantage.name!r} gives one number a token, and modifiers = "
@@ -182,13 +203,21 @@ class TrainConfig(Settings):
             )
         if self.reward_range is not None and self.reward_range[0] > self.reward_range[1]:
             raise ValueError(f"reward_range = {self.reward_range}: the least reward exceeds the greatest")
-        steps, stale = self.minibatches * self.epochs, self.imitation.max_staleness
+        if self.imitation.reduction == "seq-mean-token-sum-norm" and self.horizon is None:
+            raise ValueError(
+                f"imitation.reduction = {self.imitation.reduction!r} and horizon = None: the divisor is the policy "
+                f"loss's own; set reduction = {self.imitation.reduction!r} and a horizon"
+            )
+        steps, stale = self.minibatches * self.epochs + self.imitation.own_step, self.imitation.max_staleness
         if self.imitation.weight > 0 and stale is not None and steps > stale:
             raise ValueError(
-                f"minibatches × epochs = {steps} optimizer steps an iteration exceed imitation.max_staleness = "
+                f"minibatches × epochs{' + 1' * self.imitation.own_step} = {steps} optimizer steps an iteration exceed "
+                "imitation.max_staleness = "
                 f"{self.imitation.max_staleness}: every episode would be too old before it could be replayed"
             )
         self._check_tasks()
+        self._check_unread()
+        self._check_episodes()
         self._check_old_logprobs()
         if "model_time" in self.changed and not self.needs_model_time:
             raise ValueError("model_time is set, but nothing reads it: neither a schedule nor retention")
@@ -198,13 +227,30 @@ class TrainConfig(Settings):
     def _check_old_logprobs(self) -> None:
         told = self.plan.hints if isinstance(self.plan, XRPO) else self.plan
         stored = getattr(told, "old_logprobs", None) == "stored"
-        measured_for = self.advantage if self.advantage.needs_values == "token" else self.credit
-        measured = measured_for is self.advantage or self.credit.needs_policy
-        if stored and measured and self.mismatch is None:
+        measured_for: str | None = None
+        if self.advantage.needs_values == "token":
+            measured_for = self.advantage.name
+        elif self.credit.needs_policy:
+            measured_for = self.credit.name
+        elif self.measures_policy:
+            measured_for = self.network.precision
+        if stored and measured_for is not None and self.mismatch is None:
             raise ValueError(
-                f"plan.old_logprobs = 'stored' and {measured_for.name!r}: that measures the old policy's "
+                f"plan.old_logprobs = 'stored' and {measured_for!r}: that measures the old policy's "
                 "log-probabilities, and stored ones would not be read; set old_logprobs = 'recomputed', or mismatch, "
                 "which reads both"
+            )
+
+    def _check_critic(self, critic: ArCHer) -> None:
+        if critic.warmup_iterations >= self.iterations:
+            raise ValueError(
+                f"advantage.warmup_iterations = {critic.warmup_iterations} and iterations = {self.iterations}: the "
+                "critic would learn alone all the time; lower warmup_iterations"
+            )
+        if critic.capacity < self.tasks_per_iteration * self.group_size:
+            raise ValueError(
+                f"advantage.capacity = {critic.capacity} is less than tasks_per_iteration × group_size = "
+                f"{self.tasks_per_iteration * self.group_size}: an iteration would not fit; raise capacity"
             )
 
     def _check_tasks(self) -> None:
@@ -214,4 +260,47 @@ class TrainConfig(Settings):
             raise ValueError(
                 "imitation.baseline = 'split' and task_pool = None: it replays earlier attempts at the tasks at hand, "
                 "none of which would ever come again; set task_pool"
+            )
+        if self.task_pool is None and self.imitation.newest_group_only:
+            raise ValueError(
+                "imitation.newest_group_only = true and task_pool = None: no task has a second group; set task_pool"
+            )
+        most = self.imitation.per_task
+        if self.task_pool is None and self.plan is None and most is not None and most >= self.group_size:
+            raise ValueError(
+                f"imitation.per_task = {most}, group_size = {self.group_size} and task_pool = None: no task is ever "
+                "attempted more often; set task_pool, or a lower per_task"
+            )
+
+    def _check_unread(self) -> None:
+        """Refuse what is set beside a factor of 0 that keeps it from having any effect.
+
+        A factor that a schedule leads to 0 is not 0 here: the setting is its greatest value.
+        """
+        beside = sorted(self.imitation.changed - {"weight"})
+        if self.imitation.weight == 0 and beside:
+            raise ValueError(
+                f"imitation.weight = 0 and imitation.{beside[0]} = {getattr(self.imitation, beside[0])!r}: nothing is "
+                "replayed; leave it out, or raise the weight (a schedule may begin at 0: set the greatest value)"
+            )
+        for factor in self.credit.factors if isinstance(self.credit, Product) else (self.credit,):
+            if isinstance(factor, ActFocus) and factor.beta == 0 and (unread := factor.changed & {"signal", "epsilon"}):
+                raise ValueError(
+                    f"credit.beta = 0 and credit.{min(unread)} = {getattr(factor, min(unread))!r}: no action token is "
+                    "weighed by the signal; leave it out, or raise beta"
+                )
+
+    def _check_episodes(self) -> None:
+        """Refuse what gives the tokens of an episode different numbers under a loss of whole episodes."""
+        if not self.loss.needs_groups:
+            return
+        if not isinstance(self.advantage, GRPO | DrGRPO | RLOO | MCGRPO | ReinforcePlusPlus):
+            raise ValueError(
+                f"loss = {self.loss.name!r} and advantage = {self.advantage.name!r}: the loss needs one advantage an "
+                "episode; choose one of whole episodes, such as dr-grpo"
+            )
+        if not isinstance(self.credit, Uniform):
+            raise ValueError(
+                f"loss = {self.loss.name!r} and credit = {self.credit.name!r}: the loss is of whole episodes, whose "
+                "tokens cannot weigh differently; set credit = { name = 'uniform' }"
             )

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.checkpoint import checkpoint
 
 from agentkit.errors import ConfigError, PolicyFault
 from agentkit.training.advantages.values import ValueHead
 from agentkit.training.packing import Layout, hidden_states, micro_batches, pair_cost
-from agentkit.training.rows import Row
+from agentkit.training.rows import Row, probe
 
 CHUNK_LOGITS = 1 << 24
 """Most logits held at once (64 MiB in float32)."""
@@ -70,7 +71,8 @@ def forward(
     head = model.get_output_embeddings()
 
     def chunk(hidden_CH: torch.Tensor, target_C: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        logits_CV = head(hidden_CH).float()
+        logits_CV = head(hidden_CH)
+        logits_CV = logits_CV.to(torch.promote_types(logits_CV.dtype, torch.float32))
         energy_C = -logits_CV.logsumexp(dim=-1)
         if temperature == 1.0:
             logp_CV = logits_CV + energy_C[:, None]
@@ -116,8 +118,59 @@ def measure(
         stats = forward(model, [rows[i] for i in indices], temperature, nucleus, values, packs)
         place = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in indices])
         value_N = torch.zeros_like(stats.logp_N) if stats.value_N is None else stats.value_N
-        out[:, place] = torch.stack([stats.logp_N, stats.entropy_N, stats.energy_N, value_N]).cpu()
+        out[:, place] = torch.stack([stats.logp_N, stats.entropy_N, stats.energy_N, value_N]).to(out)
     return TokenStats(out[0], out[1], out[2], None if values is None else out[3])
+
+
+def check_vocabulary(model: Any, rows: Sequence[Row], episode_ids: Sequence[str]) -> None:
+    """Check that the model knows every id of the rows.
+
+    Args:
+        model: A transformers causal language model.
+        rows: Any rows.
+        episode_ids: Ids of the episodes that they are of.
+
+    Raises:
+        ConfigError: Some id is beyond its vocabulary.
+    """
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    wrong = [row for row in rows if row.ids.max() >= vocabulary or row.ids.min() < 0]
+    if wrong:
+        ids = wrong[0].ids
+        raise ConfigError(
+            f"token id {ids.max() if ids.max() >= vocabulary else ids.min()} of episode "
+            f"{episode_ids[wrong[0].episode]} is beyond the model's vocabulary of {vocabulary}: {len(wrong)} of "
+            f"{len(rows)} rows were recorded with another tokenizer; use the model's own, or leave these episodes out"
+        )
+
+
+@torch.no_grad()
+def measure_spans(
+    model: Any, rows: Sequence[Row], ends: Sequence[NDArray[np.int64]], max_tokens: int
+) -> list[torch.Tensor]:
+    """For each row, [spans, 2H] the last hidden state of each span and their mean, all hidden states of mean 0, std 1.
+
+    An empty span has the hidden state before it, and zeros for a mean. In float32, on the CPU.
+
+    Args:
+        model: A transformers causal language model.
+        rows: Any rows.
+        ends: Where each row's spans end, in order and above 0; the first begins at the row's beginning.
+        max_tokens: Most tokens of a pass.
+    """
+    found: list[torch.Tensor] = [torch.zeros(0)] * len(rows)
+    probes = [probe(row, np.arange(1, len(row) + 1)) for row in rows]
+    for indices, packs in micro_batches(probes, max_tokens, pair_cost(model)):
+        hidden_NH = hidden_states(model, Layout.of([probes[i] for i in indices], packs)).float()
+        hidden_NH = torch.nn.functional.layer_norm(hidden_NH, hidden_NH.shape[1:]).cpu()
+        for i, hidden_LH in zip(indices, hidden_NH.split([len(rows[i]) for i in indices]), strict=True):
+            end_S = torch.from_numpy(ends[i])
+            sums_LH = torch.nn.functional.pad(hidden_LH.double().cumsum(dim=0), (0, 0, 1, 0))
+            length_S = torch.diff(end_S, prepend=end_S.new_zeros(1))
+            sum_SH = torch.diff(sums_LH[end_S], dim=0, prepend=sums_LH[:1])
+            mean_SH = (sum_SH / length_S.clamp(min=1)[:, None]).float()
+            found[i] = torch.cat([hidden_LH[end_S - 1], mean_SH], dim=1)
+    return found
 
 
 @torch.no_grad()

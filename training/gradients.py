@@ -20,6 +20,7 @@ from agentkit.training.losses import (
     ImitationLoss,
     Now,
     PolicyLoss,
+    Reduction,
     effective_sample_size,
     kl_loss,
     scales,
@@ -39,6 +40,7 @@ def policy_gradient(
     history: EntropyHistory | None = None,
     iteration: int = 0,
     values: ValueHead | None = None,
+    rng: np.random.Generator | None = None,
 ) -> dict[str, float]:
     """Backward of the policy loss, reduced as the settings say, of the entropy term and of the KL; returns metrics.
 
@@ -54,6 +56,7 @@ def policy_gradient(
         history: Entropies seen so far; this step's are added.
         iteration: Iterations done, for the entropy term's schedule.
         values: The value head, where advantages come from one; its gradients are added to.
+        rng: For losses that choose among tokens at random.
 
     Raises:
         PolicyFault: A log-probability or a loss is not finite.
@@ -65,7 +68,7 @@ def policy_gradient(
     place = torch.zeros(len(stream.role_N), dtype=torch.long)
     place[step] = torch.arange(num_tokens)  # of each token of the stream within the step
     sequence_N = torch.unique(stream.episode_N[step], return_inverse=True)[1]
-    weight_N, turn_N, scale_N = stream.weight_N[step], stream.turn_N[step], scale_N[step]
+    weight_N, turn_N, scale_N = (stream.weight_N * stream.factor_N)[step], stream.turn_N[step], scale_N[step]
     now = Now(
         logp_N=stream.old_logp_N[step],
         old_logp_N=stream.old_logp_N[step],
@@ -74,6 +77,7 @@ def policy_gradient(
         weight_N=weight_N,
         group_N=None if stream.group_N is None else stream.group_N[step],
         reference_logp_N=None if stream.reference is None else stream.reference.logp_N[step],
+        place_N=torch.arange(num_tokens),
     )
     history, nucleus, measured = history or EntropyHistory(), config.entropy.nucleus, None
     if config.loss.needs_batch or config.entropy.needs_batch:
@@ -82,7 +86,7 @@ def policy_gradient(
         _check(measured.logp_N, "log-probability", stream, step)
     policy: PolicyLoss = config.loss
     if policy.needs_batch and measured is not None:
-        policy = policy.fitted(now._replace(logp_N=measured.logp_N))
+        policy = policy.fitted(now._replace(logp_N=measured.logp_N), rng)
     progress = iteration / max(1, config.iterations // 2)
     entropies = None if measured is None else measured.entropy_N
     gain = config.entropy.fitted(EntropyStep(turn_N, sequence_N, entropies, history, progress))
@@ -106,7 +110,7 @@ def policy_gradient(
         sums["loss/policy"] += float(surrogate.detach())
         sums["entropy"] += float(stats.entropy_N.detach().sum()) / num_tokens
         clipped_N[inside] = policy.clipped(here._replace(logp_N=stats.logp_N.detach())).float().cpu()
-        entropy_N[inside] = stats.entropy_N.detach().cpu()
+        entropy_N[inside] = stats.entropy_N.detach().float().cpu()
     history.add(turn_N, entropy_N)
     role_N, total_weight = stream.role_N[step], weight_N.sum().clamp(min=1e-8)
     sums["tokens/policy"] = float(num_tokens)
@@ -125,8 +129,9 @@ def imitation_gradient(
     temperature: float,
     rng: np.random.Generator | None = None,
     loss_of: ImitationLoss | None = None,
+    reduction: Reduction = "token-mean",
 ) -> dict[str, float]:
-    """Backward of `factor` times the loss of replayed tokens over the stream's own Σw; returns metrics.
+    """Backward of `factor` times the loss of replayed tokens, reduced over the stream's own; returns metrics.
 
     Args:
         model: Its gradients are added to.
@@ -136,15 +141,17 @@ def imitation_gradient(
         temperature: The sampling temperature.
         rng: For losses that choose among tokens at random.
         loss_of: The loss of replayed tokens; None for that of `config.imitation`.
+        reduction: How their losses become one number.
 
     Raises:
         PolicyFault: A log-probability or a loss is not finite.
     """
     imitation, rows = loss_of or config.imitation.loss, range(len(stream.rows))
-    total_weight, num_tokens = stream.weight_N.sum().clamp(min=1e-8), len(stream.role_N)
+    num_tokens = len(stream.role_N)
+    scale_N = scales(reduction, stream.weight_N, stream.episode_N, horizon=config.horizon)  # what is dropped counts
     sequence_N = torch.unique(stream.episode_N, return_inverse=True)[1]
     everything = Now(stream.behaviour_logp_N, stream.behaviour_logp_N, stream.advantage_N, sequence_N)
-    weight_N, found = stream.weight_N, {}
+    weight_N, found = scale_N * stream.weight_N * stream.factor_N, {}
     if imitation.needs_batch:
         logp_N = measure(model, stream.rows, config.micro_batch_tokens, temperature).logp_N
         _check(logp_N, "log-probability", stream, torch.arange(num_tokens))
@@ -153,11 +160,11 @@ def imitation_gradient(
     loss_sum, factor_N = 0.0, torch.zeros(num_tokens)
     for at, stats in _passes(model, stream, rows, config, temperature):
         now = everything.at(at, stats.logp_N)
-        loss = imitation.weighted(now, (weight_N * stream.factor_N)[at].to(stats.logp_N.device)).sum()
+        loss = imitation.weighted(now, weight_N[at].to(stats.logp_N.device)).sum()
         _check(loss.detach(), "imitation loss", stream, at)
-        (factor * loss / total_weight).backward()
-        loss_sum += float(loss.detach()) / float(total_weight)
-        factor_N[at] = imitation.factor(now._replace(logp_N=stats.logp_N.detach())).cpu()
+        (factor * loss).backward()
+        loss_sum += float(loss.detach())
+        factor_N[at] = imitation.factor(now._replace(logp_N=stats.logp_N.detach())).float().cpu()
     return {
         "loss/imitation": loss_sum,
         "imitation/factor": factor,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from agentkit.errors import PolicyFault
@@ -15,6 +16,7 @@ from agentkit.training.config import TrainConfig
 from agentkit.training.gradients import policy_gradient
 from agentkit.training.losses import EntropyHistory
 from agentkit.training.models import Models
+from agentkit.training.rows import named
 from agentkit.training.stream import Stream
 
 
@@ -25,10 +27,11 @@ class Learner:
         models: Who learns.
         config: The numbers.
         temperature: The sampling temperature.
+        rng: For losses that choose among tokens at random.
     """
 
-    def __init__(self, models: Models, config: TrainConfig, temperature: float) -> None:
-        self.models = models
+    def __init__(self, models: Models, config: TrainConfig, temperature: float, rng: np.random.Generator) -> None:
+        self.models, self._rng = models, rng
         self.clocks = Clocks(config.model_time)
         self._temperature = temperature
         self.entropies = EntropyHistory()
@@ -50,15 +53,17 @@ class Learner:
         chosen: list[int],
         iteration: int,
         beside: Callable[[], dict[str, float]] = dict,
+        replayed: Sequence[str] = (),
     ) -> dict[str, float]:
-        """One optimizer step on some rows of the policy stream; returns metrics.
+        """One optimizer step on some rows of the policy stream; returns metrics, none where nothing has a gradient.
 
         Args:
             config: The numbers as the schedules have them.
             stream: The policy stream.
-            chosen: Indices of the rows of this step.
+            chosen: Indices of the rows of this step; none for a step of other streams alone.
             iteration: Iterations done, this one included.
             beside: Adds the gradients of other streams, and returns their metrics.
+            replayed: Ids of the episodes of other streams, to name them in errors; `beside` may still fill it.
 
         Raises:
             PolicyFault: A loss or the gradient is not finite; no step was taken.
@@ -67,16 +72,20 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         with config.network.learning(model):
             try:
-                settings = config, self._temperature, self.entropies, iteration, self.models.values
-                values = policy_gradient(model, stream, chosen, *settings) | beside()
+                settings = config, self._temperature, self.entropies, iteration, self.models.values, self._rng
+                values = (policy_gradient(model, stream, chosen, *settings) if chosen else {}) | beside()
             except PolicyFault as fault:
                 raise PolicyFault(f"iteration {iteration}: {fault}") from fault
+        if not values:
+            return {}
         everything = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(everything, config.max_grad_norm)
         if not torch.isfinite(norm):
+            names = [stream.names(stream.places(chosen))] if chosen else []
+            names += [f"replayed {named(replayed)}"] if replayed else []
             raise PolicyFault(
                 f"the gradient of iteration {iteration} is not finite, no step was taken; resume from the "
-                f"last checkpoint with a lower learning_rate. It was of {stream.names(stream.places(chosen))}"
+                f"last checkpoint with a lower learning_rate. It was of {' and of '.join(names)}"
             )
         for group in self.optimizer.param_groups:
             group["lr"], group["weight_decay"] = config.learning_rate * group["factor"], config.weight_decay

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -50,7 +50,10 @@ class SequenceTIS(Settings):
 
 
 class IcePop(Settings):
-    """ρ of each token if it is within bounds, else 0: tokens the two policies disagree on teach nothing."""
+    """ρ of each token if it is within bounds, else 0: tokens the two policies disagree on teach nothing.
+
+    With `low` = 0 it is TRL's `token_mask`.
+    """
 
     name: Literal["icepop"] = "icepop"
     low: float = Field(default=0.5, ge=0)
@@ -68,6 +71,25 @@ class IcePop(Settings):
         return torch.where((ratio_N >= self.low) & (ratio_N <= self.high), ratio_N, 0.0)
 
 
+class SequenceIcePop(Settings):
+    """Π ρ of each sequence if it is within bounds, else 0 (TRL's `sequence_mask`)."""
+
+    name: Literal["sequence-icepop"] = "sequence-icepop"
+    low: float = Field(default=0.0, ge=0)
+    """Least Π ρ kept; TRL sets no bound."""
+    high: float = Field(default=3.0, gt=0)
+    """Greatest Π ρ kept; TRL's."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SequenceIcePop:
+        return _ordered(self)
+
+    def weights(self, log_N: torch.Tensor, sequence_N: torch.Tensor) -> torch.Tensor:
+        """[N] from log ρ."""
+        product_S = sums(log_N, sequence_N).clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).exp()
+        return torch.where((product_S >= self.low) & (product_S <= self.high), product_S, 0.0)[sequence_N]
+
+
 class SequenceMIS(Settings):
     """Leaves out sequences whose Π ρ is out of bounds (`seq_sum_k1` in verl)."""
 
@@ -76,15 +98,16 @@ class SequenceMIS(Settings):
     """Least Π ρ kept."""
     high: float = Field(default=2.0, gt=0)
     """Greatest Π ρ kept."""
+    counted: ClassVar[bool] = False
 
     @model_validator(mode="after")
     def _consistent(self) -> SequenceMIS:
         return _ordered(self)
 
-    def kept(self, log_N: torch.Tensor, sequence_N: torch.Tensor) -> torch.Tensor:
-        """[S] True for the sequences that stay."""
+    def kept(self, log_N: torch.Tensor, sequence_N: torch.Tensor, advantage_N: torch.Tensor) -> torch.Tensor:
+        """[N] True for the tokens of the sequences that stay."""
         total_S = sums(log_N, sequence_N)
-        return (total_S >= math.log(self.low)) & (total_S <= math.log(self.high))
+        return ((total_S >= math.log(self.low)) & (total_S <= math.log(self.high)))[sequence_N]
 
 
 class GeometricRS(Settings):
@@ -95,15 +118,16 @@ class GeometricRS(Settings):
     """Least mean kept."""
     high: float = Field(default=1.001, gt=0)
     """Greatest mean kept."""
+    counted: ClassVar[bool] = False
 
     @model_validator(mode="after")
     def _consistent(self) -> GeometricRS:
         return _ordered(self)
 
-    def kept(self, log_N: torch.Tensor, sequence_N: torch.Tensor) -> torch.Tensor:
-        """[S] True for the sequences that stay."""
+    def kept(self, log_N: torch.Tensor, sequence_N: torch.Tensor, advantage_N: torch.Tensor) -> torch.Tensor:
+        """[N] True for the tokens of the sequences that stay."""
         mean_S = means(log_N, sequence_N)
-        return (mean_S >= math.log(self.low)) & (mean_S <= math.log(self.high))
+        return ((mean_S >= math.log(self.low)) & (mean_S <= math.log(self.high)))[sequence_N]
 
 
 class K3RS(Settings):
@@ -112,23 +136,42 @@ class K3RS(Settings):
     name: Literal["k3-rs"] = "k3-rs"
     most: float = Field(default=0.01, gt=0)
     """Greatest mean kept, in nats."""
+    counted: ClassVar[bool] = False
 
-    def kept(self, log_N: torch.Tensor, sequence_N: torch.Tensor) -> torch.Tensor:
-        """[S] True for the sequences that stay."""
-        return means(_k3(log_N), sequence_N) <= self.most
+    def kept(self, log_N: torch.Tensor, sequence_N: torch.Tensor, advantage_N: torch.Tensor) -> torch.Tensor:
+        """[N] True for the tokens of the sequences that stay."""
+        return (means(_k3(log_N), sequence_N) <= self.most)[sequence_N]
 
 
-Weighing = Annotated[TokenTIS | SequenceTIS | IcePop, Field(discriminator="name")]
+class OffPolicy(Settings):
+    """Silences bad tokens (Â < 0) of sequences that are off-policy: mean of log μ − log π_old above a bound.
+
+    What the policy would hardly say any more need not be unlearnt (DeepSeek-V3.2, 2512.02556, eq. 9; TRL's
+    `off_policy_mask_threshold`). As there, the divisor goes on counting what is silent. Both look at the policy as it
+    learns; this is set once, before learning, which is the same in the first optimizer step of an iteration.
+    """
+
+    name: Literal["off-policy"] = "off-policy"
+    most: float = Field(default=0.5, gt=0)
+    """Greatest mean, in nats; TRL's example."""
+    counted: ClassVar[bool] = True
+
+    def kept(self, log_N: torch.Tensor, sequence_N: torch.Tensor, advantage_N: torch.Tensor) -> torch.Tensor:
+        """[N] False for the tokens that are silent."""
+        return (advantage_N >= 0) | (means(-log_N, sequence_N) <= self.most)[sequence_N]
+
+
+Weighing = Annotated[TokenTIS | SequenceTIS | IcePop | SequenceIcePop, Field(discriminator="name")]
 """How much each token counts."""
-Rejection = Annotated[SequenceMIS | GeometricRS | K3RS, Field(discriminator="name")]
-"""Which sequences are left out."""
+Rejection = Annotated[SequenceMIS | GeometricRS | K3RS | OffPolicy, Field(discriminator="name")]
+"""What is left out; `counted` says whether divisors go on counting it."""
 
 
 class Mismatch(Settings):
     """Correction of tokens of μ for π_old (verl's `rollout_correction`), decoupled from the ratio π/π_old of the loss.
 
-    Factors multiply the loss; its divisor counts every token that stays. What is left out leaves both. A sequence is an
-    episode.
+    Factors multiply the loss; its divisor counts every token that stays. What is left out leaves both, unless its rule
+    has it `counted`. A sequence is an episode.
     """
 
     weigh: Weighing | None = Field(default_factory=TokenTIS)
@@ -148,12 +191,17 @@ class Mismatch(Settings):
 
     def corrected(self, stream: Stream) -> tuple[Stream, dict[str, float]]:
         """(the stream, its tokens weighed or left out; metrics)."""
-        factor_N, stays_N, found = self.factors(stream.old_logp_N, stream.behaviour_logp_N, stream.episode_N)
+        told = stream.old_logp_N, stream.behaviour_logp_N, stream.episode_N, stream.advantage_N
+        factor_N, stays_N, found = self.factors(*told)
         weighed = replace(stream, factor_N=stream.factor_N * factor_N, weight_N=stream.weight_N * stays_N)
         return weighed, found
 
     def factors(
-        self, old_logp_N: torch.Tensor, behaviour_logp_N: torch.Tensor, sequence_N: torch.Tensor
+        self,
+        old_logp_N: torch.Tensor,
+        behaviour_logp_N: torch.Tensor,
+        sequence_N: torch.Tensor,
+        advantage_N: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
         """([N] factor of each token, ≥ 0 and without gradient; [N] whether it stays; metrics).
 
@@ -161,17 +209,22 @@ class Mismatch(Settings):
             old_logp_N: log π_old of each sampled token.
             behaviour_logp_N: log μ of it.
             sequence_N: Its episode.
+            advantage_N: Its advantage.
 
         >>> old, behaviour = torch.tensor([0.4, 0.2]).log(), torch.tensor([0.1, 0.4]).log()
-        >>> Mismatch().factors(old, behaviour, torch.tensor([0, 0]))[0]
+        >>> Mismatch().factors(old, behaviour, torch.tensor([0, 0]), torch.ones(2))[0]
         tensor([2.0000, 0.5000])
         """
         log_N = (old_logp_N - behaviour_logp_N).detach().double().clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
         _, place_N = torch.unique(sequence_N, return_inverse=True)
         stays_N = torch.ones_like(log_N, dtype=torch.bool)
-        for rejection in self.reject:
-            stays_N &= rejection.kept(log_N, place_N)[place_N]
         factor_N = torch.ones_like(log_N) if self.weigh is None else self.weigh.weights(log_N, place_N)
+        for rejection in self.reject:
+            kept_N = rejection.kept(log_N, place_N, advantage_N)
+            if rejection.counted:
+                factor_N = factor_N * kept_N
+            else:
+                stays_N &= kept_N
         if self.normalise and bool(stays_N.any()):
             factor_N = factor_N / factor_N[stays_N].mean().clamp(min=1e-8)
         return (
@@ -188,7 +241,7 @@ class Mismatch(Settings):
         )
 
 
-Band = TypeVar("Band", IcePop, SequenceMIS, GeometricRS)
+Band = TypeVar("Band", IcePop, SequenceIcePop, SequenceMIS, GeometricRS)
 
 
 def _k3(log_N: torch.Tensor) -> torch.Tensor:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from agentkit.policies.local import LocalPolicy
 from agentkit.training.advantages import GAE
 from agentkit.training.advantages.values import ValueHead
 from agentkit.training.checkpoint import weights_digest
 from agentkit.training.config import TrainConfig
-from agentkit.training.forward import TokenStats, measure
+from agentkit.training.credit import weighed
+from agentkit.training.forward import TokenStats, measure, measure_spans
 from agentkit.training.network import learning_parameters, without_adapters
 from agentkit.training.rows import Row
 from agentkit.training.stream import Stream, flatten
@@ -38,7 +40,7 @@ class Models:
         config.network.prepare(policy.model)
         self.reference: Any = None
         asked = config.needs_reference or any(modifier.needs_reference for modifier in config.modifiers)
-        if asked or config.bottleneck_every > 0:
+        if asked or config.bottleneck_every > 0 or config.advantage.needs_values == "turn":
             own = reference is None or reference is policy.model
             if own and config.network.lora is not None:
                 self.reference = policy.model  # with its adapters switched off
@@ -68,6 +70,12 @@ class Models:
         with self._network.computing(self.reference), without_adapters(self.reference) if own else nullcontext():
             return measure(self.reference, rows, self._max_tokens, self._temperature)
 
+    def spans(self, rows: Sequence[Row], ends: Sequence[NDArray[np.int64]]) -> list[torch.Tensor]:
+        """What the reference has read at the ends of each row's spans: see `measure_spans`."""
+        own = self.reference is self.policy.model
+        with self._network.computing(self.reference), without_adapters(self.reference) if own else nullcontext():
+            return measure_spans(self.reference, rows, ends, self._max_tokens)
+
     def stream(
         self,
         config: TrainConfig,
@@ -91,7 +99,7 @@ class Models:
         if policy is None and (measured or config.credit.needs_policy):
             policy = self.measure(rows)
         stream = flatten(rows, advantage_N, reference=reference, policy=policy)
-        return dataclasses.replace(stream, weight_N=config.credit.weights(stream))
+        return weighed(config.credit, stream)
 
     @functools.cached_property
     def reference_digest(self) -> str | None:

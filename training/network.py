@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -40,13 +43,20 @@ class Network(Settings):
     """What matrix products are computed in; bfloat16 needs half the memory for activations and is fast on GPUs."""
     checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, a third more time."""
+    compile: bool = False
+    """Compile what is computed while learning (`torch.compile`, any lengths), which takes a minute or two at first;
+    sampling stays as it is. On one CPU thread a learning step took 0.86 × (0.8 million parameters) and 0.92 × (13
+    million) the time. Needs a C++ compiler."""
 
     def prepare(self, model: Any) -> None:
         """Put adapters in and switch on what is asked for, in place; twice is the same as once.
 
         Raises:
-            ConfigError: The model has no such layers, or drops activations out, which would change what it says.
+            ConfigError: The model has no such layers, or drops activations out, which would change what it says, or
+                there is no compiler.
         """
+        if self.compile:
+            _check_compiler()
         if self.lora is not None and not has_adapters(model):
             _adapt(model, self.lora)
         if self.checkpointing:
@@ -60,11 +70,15 @@ class Network(Settings):
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
             enable({"use_reentrant": False})
 
-    def computing(self, model: Any) -> AbstractContextManager[object]:
-        """While this lasts, passes of the network are in the precision asked for."""
-        if self.precision == "float32":
-            return nullcontext()
-        return torch.autocast(model.device.type, dtype=torch.bfloat16)
+    @contextmanager
+    def computing(self, model: Any) -> Iterator[None]:
+        """While this lasts, passes of the network are in the precision asked for, and compiled if that is asked for."""
+        with ExitStack() as stack:
+            if self.precision == "bfloat16":
+                stack.enter_context(torch.autocast(model.device.type, dtype=torch.bfloat16))
+            if self.compile:
+                stack.enter_context(_compiled(model.base_model))
+            yield
 
     @contextmanager
     def learning(self, model: Any) -> Iterator[None]:
@@ -75,6 +89,39 @@ class Network(Settings):
                 yield
             finally:
                 model.eval()
+
+
+def _forward(base: Any, *args: Any, **options: Any) -> Any:
+    return type(base).forward(base, *args, **options)
+
+
+@functools.cache
+def _compiled_forward() -> Any:
+    """One for all models, the reference too: it holds none of them."""
+    return torch.compile(_forward, dynamic=True)
+
+
+@contextmanager
+def _compiled(base: Any) -> Iterator[None]:
+    """While this lasts, the module is computed by compiled code; its parameters keep their names."""
+    before = vars(base).get("forward")
+    base.forward = functools.partial(_compiled_forward(), base)
+    try:
+        yield
+    finally:
+        del base.forward
+        if before is not None:
+            base.forward = before
+
+
+def _check_compiler() -> None:
+    """Raise unless there is the compiler that torch will call."""
+    names = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++", "c++"]
+    if not any(map(shutil.which, names)):
+        raise ConfigError(
+            f"network.compile = true needs a C++ compiler, and there is no {' or '.join(names)}; install one, or leave "
+            "compile out"
+        )
 
 
 def has_adapters(model: Any) -> bool:

@@ -11,7 +11,7 @@ import copy
 import random
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
@@ -23,12 +23,12 @@ from agentkit.errors import ConfigError, PolicyFault, require
 from agentkit.memory.records import Episode
 from agentkit.policies.local import LocalPolicy
 from agentkit.seeding import derive_seed
-from agentkit.training.forward import check_model, measure
+from agentkit.training.forward import check_model, check_vocabulary, measure
 from agentkit.training.network import Network
 from agentkit.training.pairs import labelled_turns, preference_pairs
-from agentkit.training.rows import Row
+from agentkit.training.rows import Row, build_rows, named
 from agentkit.training.settings import Settings
-from agentkit.training.sft import check_vocabulary, written_tokens
+from agentkit.training.sft import written_tokens
 
 
 class DPO(Settings):
@@ -92,6 +92,8 @@ class PreferenceConfig(Settings):
             raise ValueError(
                 "method = 'kto' and examples_per_pass = 1: it compares the answers of a pass; set at least 2"
             )
+        if self.network.compile:
+            raise ValueError("network.compile = true: TRL computes the passes that learn, as they are; leave it out")
         return self
 
 
@@ -118,26 +120,27 @@ def learn_preferences(
     Raises:
         ConfigError: There is nothing to compare, or the settings do not fit the model.
         MissingExtraError: TRL is not installed.
-        PolicyFault: The loss is not finite.
+        PolicyFault: The loss is not finite; the error names episodes.
     """
     config = config or PreferenceConfig()
     require("trl")
     check_model(policy.model)
     config.network.prepare(policy.model)
-    examples = _examples(policy, list(episodes), config, np.random.default_rng(derive_seed(seed, "preferences")))
+    episodes = list(episodes)
+    examples = _examples(policy, episodes, config, np.random.default_rng(derive_seed(seed, "preferences")))
     from datasets import Dataset
 
     history: list[dict[str, float]] = []
 
     def told(step: int, values: Mapping[str, float]) -> None:
-        if not np.isfinite(values["loss"]):
-            raise PolicyFault(f"the loss of step {step} is not finite; lower learning_rate")
         history.append(dict(values))
         if on_step is not None:
             on_step(step, history[-1])
 
     with tempfile.TemporaryDirectory() as folder, _own_randomness():
-        trainer = _make_trainer(policy, Dataset.from_list(examples), config, folder, derive_seed(seed, "trl"), told)
+        trainer = _make_trainer(
+            policy, Dataset.from_list(examples), config, folder, derive_seed(seed, "trl"), told, episodes
+        )
         try:
             trainer.train()
         finally:  # what TRL, accelerate and transformers have put on the model for training
@@ -152,6 +155,7 @@ def _examples(
 ) -> list[dict[str, Any]]:
     """Examples in TRL's names, shuffled, with what the policy says of them now as the reference."""
     tokens_of = written_tokens(policy)
+    check_vocabulary(policy.model, build_rows(episodes, tokens_of)[0], [episode.id for episode in episodes])
     examples: list[dict[str, Any]] = []
     if isinstance(config.method, DPO):
         pairs = preference_pairs(episodes, config.method.per_group)
@@ -185,13 +189,19 @@ def _examples(
                 example["KL_completion_ids"] = group[place - 1]["completion_ids"]
     for name, answer in answers.items():
         rows = [_row(example["prompt_ids"], example[answer]) for example in examples]
-        check_vocabulary(policy, rows)
         with config.network.computing(policy.model):
             logp_N = measure(policy.model, rows, config.micro_batch_tokens).logp_N
         sums = [part.sum().item() for part in logp_N.split([row.num_sampled for row in rows])]
         for example, total in zip(examples, sums, strict=True):
             example[name] = total
     return examples
+
+
+def _holding(policy: LocalPolicy, episodes: Sequence[Episode], wanted: Collection[Sequence[int]]) -> list[str]:
+    """Ids of the episodes with a turn whose prompt and answer are one of these."""
+    tokens_of = written_tokens(policy)
+    found = ((episode.id, tokens_of(turn)) for episode in episodes for turn in episode.turns)
+    return [id for id, tokens in found if tokens is not None and [*tokens[0], *tokens[1]] in wanted]
 
 
 def _row(prompt: Sequence[int], answer: Sequence[int]) -> Row:
@@ -210,6 +220,7 @@ def _make_trainer(
     folder: str,
     seed: int,
     told: Callable[[int, Mapping[str, float]], None],
+    episodes: Sequence[Episode] = (),
 ) -> Any:
     """TRL's trainer of the method, ready to train, that takes the examples as they are."""
     import trl
@@ -221,6 +232,18 @@ def _make_trainer(
     class Recorded(base):  # type: ignore[misc, valid-type]
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset
+
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **options: Any) -> Any:
+            found = super().compute_loss(model, inputs, *args, **options)
+            loss = found[0] if isinstance(found, tuple) else found
+            if not torch.isfinite(loss).all():
+                seen = zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+                wanted = [ids[mask.bool()].tolist() for ids, mask in seen]
+                raise PolicyFault(
+                    f"the loss of step {self.state.global_step} is not finite; lower learning_rate. It was of "
+                    f"{named(_holding(policy, episodes, wanted))}"
+                )
+            return found
 
         def _precompute_ref_logps(self, dataset: Any, *_: Any) -> Any:
             return dataset

@@ -60,6 +60,16 @@ class JoinCounts:
     """Turns without token ids."""
 
 
+def named(episode_ids: Iterable[str]) -> str:
+    """Episodes for an error, each once, at most five by their ids.
+
+    >>> named(["a", "b", "a"]), named("abcdefg")
+    ('episode a, b', 'episode a, b, c, d, e and 2 more')
+    """
+    found = list(dict.fromkeys(episode_ids))
+    return "episode " + ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+
+
 def recorded_tokens(turn: Turn) -> Tokens | None:
     """The tokens as the engine recorded them; None for engines that record none, or no prompt to predict from."""
     if not turn.response_ids or not turn.prompt_ids:
@@ -104,6 +114,23 @@ def build_rows(
         if recalled or pivots[index]:
             rows[first:] = [replace(row, recalled=recalled, pivot=pivots[index]) for row in rows[first:]]
     return rows, JoinCounts(joined, forked, skipped)
+
+
+def probe(row: Row, places: NDArray[np.int64]) -> Row:
+    """The row with one token more behind it and these places in place of the sampled ones.
+
+    The network predicts a place from all that stands before it: place `len(row)` asks what it knows at the row's end.
+    """
+    sampled = np.zeros(len(row) + 1, np.bool_)
+    sampled[places] = True
+    return replace(
+        row,
+        ids=np.append(row.ids, np.int64(0)),
+        sampled=sampled,
+        roles=np.append(row.roles, np.int8(0)),
+        logprobs=np.append(row.logprobs, np.float32(0)),
+        turns=np.append(row.turns, np.int32(0)),
+    )
 
 
 def _pivots(episodes: Sequence[Episode]) -> list[int]:

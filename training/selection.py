@@ -115,7 +115,8 @@ def corrected_turns(episodes: Iterable[Episode]) -> dict[str, frozenset[int]]:
 
     * Where a success branched from a failure, the failure was wrong from there on. What came before is worth imitating.
     * A path that `AgentR` spliced was wrong from its first error until the splice, the error being the first turn in
-      whose state a success of its group acted otherwise. It is shown, with the way out of it, and not imitated (STeP).
+      whose state a success of its group acted otherwise. It is shown, with the way out of it, and not imitated (STeP,
+      2505.20023).
 
     Both need the other attempts among `episodes`.
     """

@@ -14,10 +14,10 @@ from agentkit.memory.records import Episode, Turn
 from agentkit.policies.local import LocalPolicy
 from agentkit.seeding import derive_seed
 from agentkit.spans import parse_response, response_roles
-from agentkit.training.forward import check_model, forward
+from agentkit.training.forward import check_model, check_vocabulary, forward
 from agentkit.training.network import Network, learning_parameters
 from agentkit.training.packing import micro_batches, pair_cost
-from agentkit.training.rows import Row, Tokens, build_rows, recorded_tokens
+from agentkit.training.rows import Row, Tokens, build_rows, named, recorded_tokens
 from agentkit.training.schedule import cosine_decay, warmup
 from agentkit.training.selection import Given, Selection, advantage_weights, check_judged
 from agentkit.training.settings import Settings
@@ -29,7 +29,7 @@ class SftConfig(Settings):
     select: Selection = Field(default_factory=Given)
     """Which of the episodes are imitated."""
     mask_invalid: bool = False
-    """Whether turns that were malformed or not understood are context only, of weight 0 (partial masking, STeP)."""
+    """Whether turns that were malformed or not understood are context only, of weight 0 (STeP, 2505.20023)."""
     advantage_beta: float | None = Field(default=None, gt=0)
     """β of weights exp(A/β), A the return less the mean of all attempts given at the task; None for weights of 1."""
     max_weight: float = Field(default=20.0, ge=1)
@@ -52,7 +52,7 @@ class SftConfig(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> SftConfig:
-        if self.advantage_beta is None and "max_weight" in self.model_fields_set:
+        if self.advantage_beta is None and "max_weight" in self.changed:
             raise ValueError(
                 f"max_weight = {self.max_weight} and advantage_beta = None: nothing is weighted; set "
                 "advantage_beta, or leave out max_weight"
@@ -81,17 +81,6 @@ def written_tokens(policy: LocalPolicy) -> Callable[[Turn], Tokens | None]:
     return tokens_of
 
 
-def check_vocabulary(policy: LocalPolicy, rows: Sequence[Row]) -> None:
-    """Check that the model knows every id of the rows; `ConfigError` if not."""
-    highest = max(int(row.ids.max()) for row in rows)
-    vocabulary = policy.model.get_input_embeddings().weight.shape[0]
-    if highest >= vocabulary:
-        raise ConfigError(
-            f"token id {highest} is beyond the model's vocabulary of {vocabulary}: the episodes were "
-            "recorded with another tokenizer"
-        )
-
-
 def fine_tune(
     policy: LocalPolicy,
     episodes: Sequence[Episode],
@@ -117,12 +106,12 @@ def fine_tune(
 
     Raises:
         ConfigError: No episode has a turn to learn from, or the settings do not fit the model or the episodes.
-        PolicyFault: The gradient is not finite.
+        PolicyFault: A log-probability or the gradient is not finite; the error names episodes.
     """
     config = config or SftConfig()
     check_model(policy.model)
-    rows, weights = _weighted_rows(policy, episodes, config, judged or {})
-    check_vocabulary(policy, rows)
+    rows, weights, ids = _weighted_rows(policy, episodes, config, judged or {})
+    check_vocabulary(policy.model, rows, ids)
     config.network.prepare(policy.model)
     learns = list(learning_parameters(policy.model).values())
     optimizer = torch.optim.AdamW(learns, lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -140,6 +129,13 @@ def fine_tune(
         with config.network.learning(policy.model):
             for indices, packs in micro_batches(batch, config.micro_batch_tokens, pair_cost(policy.model)):
                 stats = forward(policy.model, [batch[i] for i in indices], packs=packs)
+                pieces = stats.logp_N.detach().split([batch[i].num_sampled for i in indices])
+                broken = [i for i, logp_T in zip(indices, pieces, strict=True) if not logp_T.isfinite().all()]
+                if broken:
+                    raise PolicyFault(
+                        f"the log-probabilities of {named(ids[batch[i].episode] for i in broken)} are not finite at "
+                        f"step {step}, which was not taken: the weights are broken; lower learning_rate"
+                    )
                 of_rows = [weights[chosen[i]] for i in indices]
                 weight_N = torch.tensor(np.repeat(of_rows, [batch[i].num_sampled for i in indices])).to(stats.logp_N)
                 loss = -(weight_N * stats.logp_N).sum() / normaliser
@@ -147,7 +143,10 @@ def fine_tune(
                 total += float(loss.detach())
         norm = torch.nn.utils.clip_grad_norm_(learns, config.max_grad_norm)
         if not torch.isfinite(norm):
-            raise PolicyFault(f"the gradient of step {step} is not finite; lower learning_rate")
+            raise PolicyFault(
+                f"the gradient of step {step} is not finite, and the step was not taken; lower learning_rate. It was "
+                f"of {named(ids[row.episode] for row in batch)}"
+            )
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * warmup(step, config.warmup_steps) * cosine_decay(step, config.steps)
         optimizer.step()
@@ -159,8 +158,8 @@ def fine_tune(
 
 def _weighted_rows(
     policy: LocalPolicy, episodes: Sequence[Episode], config: SftConfig, judged: Mapping[str, Collection[int]]
-) -> tuple[list[Row], list[float]]:
-    """The rows that are learnt from, what must not be imitated no longer marked as sampled, and the weight of each."""
+) -> tuple[list[Row], list[float], list[str]]:
+    """(rows that are learnt from, without marks on what is not imitated; the weight of each; ids of their episodes)."""
     check_judged(episodes, judged)
     kept = config.select.choose(episodes)
     weights = (
@@ -179,4 +178,4 @@ def _weighted_rows(
     if not rows:
         chosen = "" if len(kept) == len(episodes) else f", of which select = {config.select.name!r} keeps {len(kept)},"
         raise ConfigError(f"none of the {len(episodes)} episodes{chosen} has a turn to learn from")
-    return rows, [weights.get(kept[row.episode].id, 1.0) for row in rows]
+    return rows, [weights.get(kept[row.episode].id, 1.0) for row in rows], [episode.id for episode in kept]

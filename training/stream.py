@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentkit.lazy import lazy_module
-from agentkit.training.rows import Row
+from agentkit.training.rows import Row, named
 
 if TYPE_CHECKING:
     import torch
@@ -68,8 +68,7 @@ class Stream:
     def names(self, places: torch.Tensor) -> str:
         """The episodes of these tokens, for an error: the first five."""
         found = torch.unique(self.episode_N[places]).tolist()
-        known = [self.episode_ids[i] if i < len(self.episode_ids) else f"number {i}" for i in found]
-        return "episode " + ", ".join(known[:5]) + (f" and {len(known) - 5} more" if len(known) > 5 else "")
+        return named(self.episode_ids[i] if i < len(self.episode_ids) else f"number {i}" for i in found)
 
     def places(self, indices: Sequence[int]) -> torch.Tensor:
         """Places of the tokens of these rows."""

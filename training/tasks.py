@@ -108,7 +108,7 @@ class Sampler(Settings):
             numbers: The tasks.
             won: Successes of each.
             lost: Failures of each.
-            signal: Mean |R − mean of the group| of each.
+            signal: Mean |advantage| of each one's attempts.
         """
         if len(beliefs.won_T):
             np.add.at(beliefs.won_T, numbers, won)
@@ -172,7 +172,7 @@ class MoPPS(Sampler):
 
 
 class VADE(Sampler):
-    """The tasks of most information, p(1 − p) of a success rate drawn from what is believed (VADE).
+    """The tasks of most information, p(1 − p) of a success rate drawn from what is believed (VADE, 2511.18902).
 
     Evidence fades at two speeds, since the policy moves on: a little of every task's each iteration, and more of a
     task's that is played, whose new results say better. The source's numbers were not found; these are ours.
@@ -229,9 +229,10 @@ class SEC(Sampler):
     """A bandit over categories of tasks (Self-Evolving Curriculum, 2505.14970): the ones that teach most come most.
 
     A category is drawn with p ∝ exp(Q/τ) for each place, then one of its tasks, all alike. After the iteration
-    Q ← Q + α(r − Q), r the mean |R − mean of the group| of the category's attempts. With `parameter`, task n has the
-    (n mod C)-th of `values` as that parameter of the environment, and this is its category. Without, categories are
-    `bins` of expected success rates, equally wide. α and τ are our choice for returns between 0 and 1.
+    Q ← Q + α(r − Q), r the mean |advantage| of the category's attempts: the estimator's, without modifiers; under `gae`
+    and `archer` R − mean of the group. With `parameter`, task n has the (n mod C)-th of `values` as that parameter of
+    the environment, and this is its category. Without, categories are `bins` of expected success rates, equally wide.
+    α and τ are our choice for advantages up to about 1.
     """
 
     name: Literal["sec"] = "sec"

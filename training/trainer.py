@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from agentkit.attempt import Limits, Recall
 from agentkit.errors import CheckpointError
@@ -25,6 +24,7 @@ from agentkit.memory.watch import quarantined
 from agentkit.policies.local import LocalPolicy
 from agentkit.policies.policy import Sampling
 from agentkit.seeding import derive_seed
+from agentkit.training.advantages import ArCHer
 from agentkit.training.batch import Batch, Estimate, policy_stream, shares
 from agentkit.training.binding import scheduled
 from agentkit.training.bottleneck import Diagnosis, group_energies
@@ -33,10 +33,14 @@ from agentkit.training.checkpoint import (
     latest_checkpoint,
     list_checkpoints,
     load_checkpoint,
+    load_critic,
+    random_state,
+    restore_random_state,
     save_checkpoint,
 )
 from agentkit.training.collector import Collector
 from agentkit.training.config import TrainConfig
+from agentkit.training.critic import Critic
 from agentkit.training.forward import check_model
 from agentkit.training.learner import Learner
 from agentkit.training.metrics import TIMINGS, Metrics
@@ -97,8 +101,11 @@ class Trainer:
             self.log = EpisodeLog.open(self.folder / "episodes.sqlite")
             options = {"agent": agent, "sampling": sampling, "limits": limits, "recall": recall}
             self.collector = Collector(self.models, self.log, config, env_id, params or {}, options, seed)
-            self.learner = Learner(self.models, config, sampling.temperature)
+            self.learner = Learner(self.models, config, sampling.temperature, self.rng)
             self.diagnosis = Diagnosis(config.bottleneck_every)
+            self.critic: Critic | None = None
+            if isinstance(config.advantage, ArCHer):
+                self.critic = Critic(self.models, self.log, config.advantage, seed)
             self.imitation: Imitation | None = None
             if config.imitation.weight > 0:
                 buffer = ReplayBuffer(self.folder / "replay.sqlite", self.log, config.imitation)
@@ -167,12 +174,17 @@ class Trainer:
         collected = time.perf_counter()
         self.iteration += 1
         collected_batch = Batch.of(config, collection.patched.episodes)
-        collected_batch.check(self.iteration)
+        collected_batch.check(self.iteration, self.policy.model)
+        valued = {}
+        if self.critic is not None:
+            made = collected_batch.episodes, collected_batch.outcomes
+            valued = self.critic.learn(config, *made, self.iteration, self.rng)
         batch = self._diagnosed(collected_batch).filtered(config)
-        estimate = Estimate.of(batch, self.models, config)
+        estimate = Estimate.of(batch, self.models, config, self.critic)
         stream, found = policy_stream(batch, estimate, self.models, config)
-        values: dict[str, float | None] = {**collection.values, **batch.values, **found}
-        self._barren = self._barren + 1 if stream is None else 0
+        values: dict[str, float | None] = {**collection.values, **valued, **batch.values, **found}
+        waits = self.critic is not None and self.critic.warming
+        self._barren = 0 if stream is not None or waits else self._barren + 1
         if stream is not None:
             values |= self._learn(config, stream, collection.tasks)
         if self.imitation is not None:
@@ -206,18 +218,28 @@ class Trainer:
         for name in dict.fromkeys(name for step in steps for name in step):
             total = sum(step.get(name, 0.0) for step in steps)
             values[name] = total if name.startswith("tokens/") else total / len(steps)
-        return values
+        alone = self._step(stream, [], tasks) if config.imitation.own_step else {}
+        return values | {name: value for name, value in alone.items() if "imitation" in name}
 
     def _step(self, stream: Stream, chosen: list[int], tasks: Sequence[str] = ()) -> dict[str, float]:
-        """One optimizer step on some rows of the policy stream and on replayed episodes, of `tasks` if those matter."""
+        """One optimizer step on some rows of the policy stream and on replayed episodes, of `tasks` if those matter.
+
+        Without any row it is imitation's own step, none if nothing is replayed.
+        """
         config = self._now()
+        replayed: list[str] = []
 
         def replay() -> dict[str, float]:
-            imitated = {} if self.imitation is None else self.imitation.gradient(config, tasks)
-            days = self.learner.clocks.days
-            return imitated | ({} if self.rehearsal is None else self.rehearsal.gradient(config, days))
+            values: dict[str, float] = {}
+            if self.imitation is not None and config.imitation.own_step == (not chosen):
+                values |= self.imitation.gradient(config, tasks)
+                replayed.extend(self.imitation.replayed)
+            if self.rehearsal is not None and chosen:
+                values |= self.rehearsal.gradient(config, self.learner.clocks.days)
+                replayed.extend(self.rehearsal.replayed)
+            return values
 
-        return self.learner.step(config, stream, chosen, self.iteration, replay)
+        return self.learner.step(config, stream, chosen, self.iteration, replay, replayed)
 
     def _now(self) -> TrainConfig:
         """The settings as the schedules have them at this moment; the buffer goes by them too."""
@@ -247,7 +269,7 @@ class Trainer:
             "seed": self.seed,
             "reference": self.models.reference_digest,
             "rng": self.rng.bit_generator.state,
-            "torch_rng": torch.get_rng_state().tolist(),
+            **random_state(),
             "barren": self._barren,
         }
         state |= {name: None if part is None else part.state() for name, part in self._parts().items()}
@@ -258,6 +280,7 @@ class Trainer:
             self.learner.optimizer,
             state,
             self.config.keep_checkpoints,
+            None if self.critic is None else self.critic.tensors(),
         )
 
     def restore(self, checkpoint: Path | None = None) -> None:
@@ -272,7 +295,8 @@ class Trainer:
         state = load_checkpoint(path, self.policy.model, self.learner.optimizer)
         if state["seed"] != self.seed:
             raise CheckpointError(f"checkpoint {str(path)!r} is of seed {state['seed']}, this run of {self.seed}")
-        other = next((name for name, part in self._parts().items() if part is not None and state[name] is None), None)
+        parts = {name: part for name, part in self._parts().items() if part is not None}
+        other = next((name for name in parts if state.get(name) is None), None)
         if other is not None:
             raise CheckpointError(
                 f"checkpoint {str(path)!r} is of a run without {other}; resume with the same settings"
@@ -285,16 +309,15 @@ class Trainer:
         self._restored = True
         self.iteration, self._barren = state["iteration"], state["barren"]
         self.rng.bit_generator.state = state["rng"]
-        torch.set_rng_state(torch.tensor(state["torch_rng"], dtype=torch.uint8))
-        for name, part in self._parts().items():
-            if part is not None:
-                part.restore(state[name])
+        restore_random_state(state)
+        for name, part in parts.items():
+            part.restore(state[name], *([load_critic(path)] if name == "critic" else []))
         if self.imitation is not None:
             self.imitation.buffer.restore(self.iteration)
 
     def _parts(self) -> dict[str, Any]:
         """What has a state of its own, by its name in checkpoints; None where the run has no such part."""
-        names = ("collector", "learner", "diagnosis", "imitation", "rehearsal")
+        names = ("collector", "learner", "diagnosis", "critic", "imitation", "rehearsal")
         return {name: getattr(self, name) for name in names}
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Drafts: the beginning of an earlier response is kept as far as the policy of today agrees with it (SPEC-RL).
+"""Drafts: the beginning of an earlier response is kept as far as the policy of today agrees (SPEC-RL, 2509.23232).
 
 A draft's ids are scored in one pass under the present policy π and kept up to the first that is rejected, each with
 probability min(1, ℓ·π/μ); μ sampled the draft. From there on `decode` samples from π. Speculative decoding would draw

@@ -131,6 +131,7 @@ def make_outcomes(rewards: Any, groups: Any = None, **changes: Any) -> Outcomes:
         "group_E": np.array(groups if groups is not None else [0] * len(rewards), np.int64),
         "return_E": np.array([sum(each) for each in rewards], np.float64),
         "success_E": np.ones(len(rewards), np.bool_),
+        "cut_E": np.zeros(len(rewards), np.bool_),
         "starts": starts,
         "reward_U": np.array([reward for each in rewards for reward in each], np.float64),
         "state_U": np.full(num, -1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,10 +24,13 @@ from agentkit.training.advantages import (
     GiGPO,
     Outcomes,
     ReinforcePlusPlus,
+    TurnBonus,
     TurnReturns,
     group_indices,
 )
+from agentkit.training.binding import scheduled
 from agentkit.training.config import TrainConfig
+from agentkit.training.schedule import Cosine
 
 FEW = settings(max_examples=25, deadline=None)  # for each of many estimators
 GROUPED = {
@@ -292,3 +296,27 @@ def test_an_estimator_is_chosen_by_its_name_and_survives_json():
     for wrong in ({"name": "grpo", "gamma": 0.9}, {"name": "gigpo", "omega": 0.0}, {"name": "reinforce"}):
         with pytest.raises(ValidationError):
             adapter.validate_python(wrong)
+
+
+def test_turns_that_act_are_paid_up_to_a_most(parts):
+    """Two attempts: an action, a malformed answer, a turn not acted on, two actions; and three actions."""
+    acted: dict[str, Any] = {"action": "Up"}
+    malformed: dict[str, Any] = {"action": None, "valid": False}
+    silent: dict[str, Any] = {"action": None}
+    kinds = [[acted, malformed, silent, acted, acted], [acted, acted, acted]]
+    turns = [[parts.make_turn([5], [8], reward=1.0, **kind) for kind in each] for each in kinds]
+    episodes = [parts.make_episode(each, str(number)) for number, each in enumerate(turns)]
+    found = Outcomes.of(episodes, 0.5, turn_bonus=TurnBonus(coef=2.0, per_turn=0.1, most=0.25))
+    assert found.reward_U == pytest.approx([1.2, 0.5, 1, 1.2, 1.1, 1.2, 1.2, 1.1])
+    assert found.return_E == pytest.approx([5 - 0.5 + 2 * 0.25, 3 + 2 * 0.25])
+    many = TurnBonus().of(np.ones(30, bool), np.array([0, 7, 30]))
+    assert (many[:7].sum(), many[7:].sum()) == pytest.approx((0.7, 1.0))  # min(1, 0.1 · turns)
+
+
+def test_a_bonus_for_turns_falls_with_its_schedule_and_one_of_nothing_is_refused():
+    falls = Cosine(start=1, end=0, length=4)
+    config = TrainConfig(turn_bonus=TurnBonus(coef=0.8), schedules={"turn_bonus.coef": falls})
+    later: list[Any] = [scheduled(config, {"turn_bonus.coef": falls.factor(at)}).turn_bonus for at in (0, 2, 4)]
+    assert [bonus.coef for bonus in later] == pytest.approx([0.8, 0.4, 0])
+    with pytest.raises(ValidationError, match=r"turn_bonus\.coef = 0: no turn would earn anything"):
+        TrainConfig(turn_bonus=TurnBonus(coef=0))

@@ -18,6 +18,8 @@ from agentkit.training.checkpoint import (
     latest_checkpoint,
     list_checkpoints,
     load_checkpoint,
+    random_state,
+    restore_random_state,
     save_checkpoint,
     weights_digest,
 )
@@ -42,6 +44,13 @@ def saved(parts, tmp_path):
     model, optimizer = make(parts)
     state = {"rng": {"state": 2**120 + 1}, "number": 0.1, "nothing": None, "list": [1, 2]}
     return model, optimizer, save_checkpoint(tmp_path, 7, model, optimizer, state, keep=2)
+
+
+def test_torchs_generators_go_on_where_they_stood():
+    state = json.loads(json.dumps(random_state()))
+    first = torch.rand(3)
+    restore_random_state(state)
+    assert torch.equal(torch.rand(3), first)
 
 
 def test_weights_moments_and_state_come_back_to_the_bit(parts, saved):

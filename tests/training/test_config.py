@@ -10,8 +10,11 @@ from pydantic import ValidationError
 
 from agentkit.training.config import ImitationConfig, TrainConfig
 from agentkit.training.credit import ActFocus, Uniform
-from agentkit.training.losses import SIL, Clip
+from agentkit.training.losses import SIL, Clip, Replayed
+from agentkit.training.settings import Settings
 from agentkit.training.sft import SftConfig
+
+BALANCE = {"loss": {"name": "trajectory-balance"}, "reduction": "seq-mean-token-sum", "credit": {"name": "uniform"}}
 
 
 @pytest.mark.parametrize(
@@ -26,6 +29,24 @@ from agentkit.training.sft import SftConfig
             {"minibatches": 4, "epochs": 3, "imitation": {"max_staleness": 11}},
             ["minibatches × epochs = 12", "max_staleness = 11"],
         ),
+        ({"imitation": {"weight": 0, "capacity": 64}}, ["imitation.weight = 0", "imitation.capacity = 64"]),
+        ({"imitation": {"newest_group_only": True}}, ["newest_group_only = true", "task_pool = None"]),
+        ({"imitation": {"per_task": 4}, "group_size": 4}, ["per_task = 4", "group_size = 4", "task_pool = None"]),
+        (
+            {"credit": {"name": "actfocus", "beta": 0, "signal": "nll"}},
+            ["credit.beta = 0", "credit.signal = 'nll'"],
+        ),
+        (
+            {"credit": {"name": "product", "factors": ({"name": "actfocus", "beta": 0, "epsilon": 0.1},)}},
+            ["credit.beta = 0", "credit.epsilon = 0.1"],
+        ),
+        (BALANCE | {"advantage": {"name": "gae"}}, ["trajectory-balance", "advantage = 'gae'"]),
+        (BALANCE | {"advantage": {"name": "turn-returns"}}, ["trajectory-balance", "advantage = 'turn-returns'"]),
+        (BALANCE | {"credit": {"name": "forks"}}, ["trajectory-balance", "credit = 'forks'"]),
+        (
+            {"plan": {"name": "xrpo", "hints": {"source": "text", "text": "Go.", "turns": 2}}},
+            ["hints.source = 'text'", "hints.turns = 2"],
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused_naming_both(settings, named):
@@ -33,6 +54,17 @@ def test_settings_that_contradict_each_other_are_refused_naming_both(settings, n
         TrainConfig(**settings)
     for words in named:
         assert words in str(raised.value)
+
+
+def test_what_a_schedule_leads_to_or_from_zero_is_not_off():
+    ramp = {"name": "linear", "start": 0.0, "end": 1.0, "length": 9}
+    TrainConfig.model_validate(
+        {
+            "imitation": {"weight": 1.0, "capacity": 64},
+            "credit": {"name": "actfocus", "beta": 0.5, "signal": "nll"},
+            "schedules": {"imitation.weight": ramp, "credit.beta": ramp},
+        }
+    )
 
 
 @pytest.mark.parametrize("settings", [{"horizon": 400}, {"reduction": "seq-mean-token-sum-norm"}])
@@ -45,7 +77,10 @@ def test_the_limits_of_what_fits_together_are_allowed():
     TrainConfig(minibatches=8, tasks_per_iteration=2, group_size=4)
     TrainConfig(task_pool=4, tasks_per_iteration=4)
     TrainConfig(minibatches=4, epochs=3, imitation=ImitationConfig(max_staleness=12))
-    TrainConfig(minibatches=4, epochs=3, imitation=ImitationConfig(max_staleness=1, weight=0))
+    TrainConfig(minibatches=4, epochs=3, imitation=ImitationConfig(weight=0), task_pool=8)
+    TrainConfig(imitation=ImitationConfig(newest_group_only=True, per_task=16), task_pool=8)
+    TrainConfig(imitation=ImitationConfig(per_task=3), group_size=4)
+    TrainConfig.model_validate(BALANCE | {"advantage": {"name": "rloo"}})
 
 
 @pytest.mark.parametrize("kind", [TrainConfig, ImitationConfig, SftConfig, ActFocus, Uniform])
@@ -79,6 +114,22 @@ def test_settings_survive_json_and_plain_mappings():
     assert TrainConfig.model_validate_json(config.model_dump_json()) == config
     chosen = TrainConfig.model_validate({"credit": {"name": "actfocus", "alpha": 0.5}})
     assert chosen.credit == ActFocus(alpha=0.5)
+
+
+def kinds_below(kind: type[Settings]) -> set[type[Settings]]:
+    """All settings that are of this kind."""
+    return {kind}.union(*(kinds_below(each) for each in kind.__subclasses__()))
+
+
+def test_every_part_that_is_written_out_in_full_is_read_back():
+    """As runs save it: no part may take a default that is written out for something that was asked for."""
+    parts = [Replayed(base="current"), SftConfig(advantage_beta=1.0)]
+    for kind in kinds_below(Settings) - {Settings}:
+        if kind.__module__.startswith("agentkit.") and not any(f.is_required() for f in kind.model_fields.values()):
+            parts.append(kind())
+    assert len(parts) > 60
+    for part in parts:
+        assert type(part).model_validate_json(part.model_dump_json()) == part
 
 
 def test_the_defaults_are_those_of_the_papers():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from agentkit.memory.records import Role
-from agentkit.training.credit import D3S, ActFocus, Credit, Forks, Pivot, Product, Recalled, Uniform
+from agentkit.training.credit import D3S, ActFocus, Credit, Forks, Pivot, Product, Recalled, Uniform, weighed
 from agentkit.training.forward import TokenStats
 from agentkit.training.rows import Row
 from agentkit.training.stream import flatten
@@ -38,7 +38,7 @@ def weigh(scheme, role_N, energy_N):
     row = Row(
         0, ones.astype(np.int64), ones.astype(bool), role_N.numpy(), logprobs.astype(np.float32), ones.astype(np.int32)
     )
-    return scheme.weights(flatten([row], none_N, reference=reference))
+    return weighed(scheme, flatten([row], none_N, reference=reference)).weight_N
 
 
 def tensors(tokens):

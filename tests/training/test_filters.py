@@ -11,25 +11,36 @@ from hypothesis import strategies as st
 
 from agentkit.memory.log import EpisodeLog
 from agentkit.training import filters
-from agentkit.training.filters import Dynamic, TopP, TopShare, group_variances
+from agentkit.training.advantages import Outcomes
+from agentkit.training.filters import Dynamic, TopP, TopShare, group_variances, kept_groups
+
+
+def kept(rule, variance_G):
+    """What stays of groups that are all half solved."""
+    return rule.kept(variance_G, np.full(len(variance_G), 0.5))
+
 
 VARIANCES = st.lists(st.one_of(st.just(0.0), st.floats(1e-6, 10)), min_size=1, max_size=12).map(np.array)
 
 
 def test_kept_groups_by_hand():
     variance_G = np.array([0.2, 0.0, 0.5, 0.3, 0.0, 0.5, 0.1, 0.0])
-    assert np.flatnonzero(TopShare().kept(variance_G)).tolist() == [2, 5]  # 2 of 8
-    assert np.flatnonzero(TopShare(share=0.26).kept(variance_G)).tolist() == [2, 3, 5]  # 2.08, rounded up
-    assert np.flatnonzero(TopShare(share=1).kept(variance_G)).tolist() == [0, 2, 3, 5, 6]
+    assert np.flatnonzero(kept(TopShare(), variance_G)).tolist() == [2, 5]  # 2 of 8
+    assert np.flatnonzero(kept(TopShare(share=0.26), variance_G)).tolist() == [
+        2,
+        3,
+        5,
+    ]  # 2.08, rounded up
+    assert np.flatnonzero(kept(TopShare(share=1), variance_G)).tolist() == [0, 2, 3, 5, 6]
     # Of 1.6: 0.5, 1.0, 1.3, 1.5, 1.6; ρ = 0.9 asks for 1.44.
-    assert np.flatnonzero(TopP().kept(variance_G)).tolist() == [0, 2, 3, 5]
-    assert np.flatnonzero(TopP(mass=1).kept(variance_G)).tolist() == [0, 2, 3, 5, 6]
-    assert np.flatnonzero(Dynamic().kept(variance_G)).tolist() == [0, 2, 3, 5, 6]
+    assert np.flatnonzero(kept(TopP(), variance_G)).tolist() == [0, 2, 3, 5]
+    assert np.flatnonzero(kept(TopP(mass=1), variance_G)).tolist() == [0, 2, 3, 5, 6]
+    assert np.flatnonzero(kept(Dynamic(), variance_G)).tolist() == [0, 2, 3, 5, 6]
 
 
 @given(VARIANCES, st.floats(0.05, 1))
 def test_top_p_is_the_shortest_prefix_that_holds_enough(variance_G, mass):
-    kept_G = TopP(mass=mass).kept(variance_G)
+    kept_G = kept(TopP(mass=mass), variance_G)
     total, held = variance_G.sum(), variance_G[kept_G].sum()
     assert held >= mass * total * (1 - 1e-9)
     if kept_G.any():
@@ -40,7 +51,7 @@ def test_top_p_is_the_shortest_prefix_that_holds_enough(variance_G, mass):
 
 @given(VARIANCES, st.floats(0.05, 1))
 def test_the_top_share_is_of_all_groups_and_never_an_equal_one(variance_G, share):
-    kept_G = TopShare(share=share).kept(variance_G)
+    kept_G = kept(TopShare(share=share), variance_G)
     assert kept_G.sum() == min(math.ceil(share * len(variance_G) - 1e-9), (variance_G > 0).sum())
     assert variance_G[kept_G].min(initial=np.inf) >= variance_G[~kept_G].max(initial=0) * kept_G.any()
 
@@ -93,6 +104,20 @@ def test_dynamic_sampling_plays_other_tasks_for_those_left_out(make_trainer, tmp
 
 def without_variance(value_N, group_N, num_groups):
     return np.zeros(len(value_N)), np.zeros(num_groups)
+
+
+def test_dynamic_sampling_goes_by_success_not_by_penalties(parts):
+    """Groups of two: both won, one malformed; one of two won; both lost, one malformed."""
+    names = [("a", True, True), ("a", True, False), ("b", True, True), ("b", False, True), ("c", False, True)]
+    names.append(("c", False, False))
+    episodes = [
+        parts.make_episode([parts.make_turn([5], [8], reward=won, valid=valid)], str(n), group_id=group, success=won)
+        for n, (group, won, valid) in enumerate(names)
+    ]
+    outcomes = Outcomes.of(episodes, 0.1)
+    assert kept_groups(Dynamic(), outcomes).tolist() == [False, True, False]
+    assert kept_groups(Dynamic(metric="return"), outcomes).tolist() == [True, True, True]
+    assert kept_groups(TopP(mass=1), outcomes).tolist() == [True, True, True]
 
 
 def test_dynamic_sampling_ends_with_the_pool(make_trainer, tmp_path, monkeypatch):

@@ -108,12 +108,6 @@ def test_covariance_clipping_with_few_or_no_candidates():
     assert not SPEAR(dropped=0).needs_batch
 
 
-def test_the_recalibrated_advantage_by_hand():
-    found = SPEAR().recalibrated(np.array([1.0, 0.5, 0.2]), [0.0, 0.4, 0.9])
-    assert found.tolist() == pytest.approx([0.6, 0.1, 0.0])
-    assert SPEAR(history=1).recalibrated(np.array([1.0]), [0.0, 0.0, 0.9]).tolist() == pytest.approx([0.1])
-
-
 @pytest.mark.parametrize(
     ("make", "named"),
     [

@@ -16,7 +16,7 @@ from agentkit.policies.local import LocalPolicy
 from agentkit.policies.policy import Sampling
 from agentkit.rollout import collect
 from agentkit.task import make_tasks
-from agentkit.training.advantages import GAE
+from agentkit.training.advantages import GAE, ArCHer
 from agentkit.training.config import ImitationConfig, TrainConfig
 from agentkit.training.credit import ActFocus, Uniform
 from agentkit.training.losses import Clip
@@ -116,6 +116,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "uniform": {"credit": Uniform(), "imitation": NO_REPLAY},
     "actfocus with replay": {"credit": ActFocus()},
     "ppo": {"advantage": GAE(), "credit": Uniform(), "imitation": NO_REPLAY},
+    "archer": {
+        "iterations": 28,
+        "advantage": ArCHer(warmup_iterations=4, critic_learning_rate=2e-3, critic_episodes=32, critic_width=32),
+        "credit": Uniform(),
+        "imitation": NO_REPLAY,
+    },
     "several steps an iteration": {"imitation": NO_REPLAY, "minibatches": 2, "epochs": 2, "learning_rate": 1.5e-3},
 }
 

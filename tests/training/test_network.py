@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -135,6 +136,26 @@ def test_in_bfloat16_weights_and_gradients_stay_in_float32(parts, rows):
         stats: TokenStats = measure(model, rows, 10_000)
     assert stats.logp_N.dtype == torch.float32
     assert stats.logp_N.numpy() == pytest.approx(logps(model, rows).numpy(), abs=0.3)
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="there is no C++ compiler")
+def test_a_compiled_network_has_the_same_gradient_under_the_same_names(parts, rows):
+    model, network = parts.make_taught_policy().model, Network(compile=True)
+    expected, names = gradients(model, rows, Network()), list(model.state_dict())
+    network.prepare(model)
+    calls = torch._dynamo.utils.counters["frames"]["ok"]
+    found = gradients(model, rows, network)
+    assert torch._dynamo.utils.counters["frames"]["ok"] > calls, "it was compiled"
+    for name, value in expected.items():
+        assert float((found[name] - value).abs().max()) <= 1e-5 * max(1.0, float(value.abs().max()))
+    assert list(model.state_dict()) == names
+    assert "forward" not in vars(model.base_model), "what samples is not compiled"
+
+
+def test_a_network_cannot_be_compiled_without_a_compiler(parts, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ConfigError, match=r"compile = true needs a C\+\+ compiler, and there is no no-such-compiler"):
+        Network(compile=True).prepare(parts.make_policy().model)
 
 
 def test_a_layer_that_is_not_there_is_refused_naming_those_that_are(parts):

@@ -98,7 +98,10 @@ def test_plans_that_do_not_fit_the_run_are_refused_before_it_begins(make_trainer
     with pytest.raises(ConfigError, match=r"task_pool = None: no task is played twice"):
         make_trainer(tmp_path / "a", plan=SpecRL())
     with pytest.raises(ConfigError, match=r"at_least = 9 exceeds plan.capacity = 8"):
-        make_trainer(tmp_path / "b", plan=RLEP(at_least=9))
+        make_trainer(tmp_path / "b", plan=RLEP(at_least=9), task_pool=6)
+    for plan in (ARPO(), RLEP()):
+        with pytest.raises(ConfigError, match=rf"plan = '{plan.name}' and task_pool = None: .* no success is ever"):
+            make_trainer(tmp_path / plan.name, plan=plan)
     with pytest.raises(ConfigError, match=r"plan.most = 2 is below group_size = 6"):
         make_trainer(tmp_path / "c", plan=XRPO(most=2))
 

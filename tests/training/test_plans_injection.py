@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -167,6 +168,29 @@ def test_exgrpo_exchanges_tasks_and_gives_them_one_attempt_fewer_and_one_success
     assert patched.episodes[7].id in before
     assert patched.episodes[7].group_id == collected.episodes[4].group_id
     assert "drawn" not in state
+
+
+def test_exgrpo_draws_tasks_by_the_share_of_their_group_that_succeeded(ground, group, monkeypatch):
+    """Groups of four, of which two, three and one succeeded last; σ is an eighth, so 1 to e⁻² to e⁻²."""
+    state: dict[str, Any] = {"started": True}
+    won = [*group([1], 1, "a"), *group([1], 2, "b"), *group([1], 3, "c")]
+    stored(ground, state, won)
+    state["solved"] = {episode.task.key: k for episode, k in zip(won, (2, 3, 1), strict=True)}
+    plan, rates, weights = ExGRPO(sigma=1 / 8), [], []
+    honest = ExGRPO.task_weights
+
+    def task_weights(self, rate_K):
+        rates.append(rate_K.tolist())
+        weights.append(honest(self, rate_K).tolist())
+        return honest(self, rate_K)
+
+    monkeypatch.setattr(ExGRPO, "task_weights", task_weights)
+    monkeypatch.setattr("agentkit.training.plans.injection.play_all", lambda policy, orders, **options: [])
+    fresh = [*group([0], 4), *group([0], 5)]
+    plan.collect(ground, [episode.task for episode in fresh], state)
+    found = dict(zip(sorted(state["solved"]), zip(rates[0], weights[0], strict=True), strict=True))
+    assert [found[episode.task.key][0] for episode in won] == [0.5, 0.75, 0.25]
+    assert [found[episode.task.key][1] for episode in won] == pytest.approx([1, math.exp(-2), math.exp(-2)])
 
 
 def test_exgrpo_takes_the_success_that_the_policy_is_surest_of(ground, group):

@@ -10,8 +10,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from agentkit.training.advantages import ACE, GAE, ArCHer
+from agentkit.training.advantages import ACE, GAE
 from agentkit.training.advantages.values import ValueHead
+from agentkit.training.batch import Batch, Estimate
 from agentkit.training.config import ImitationConfig, TrainConfig
 from agentkit.training.credit import Uniform
 from agentkit.training.forward import forward, measure
@@ -86,8 +87,42 @@ def test_ppo_runs_learns_values_and_resumes_exactly(make_trainer, tmp_path):
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize(("bootstrap", "whole"), [(True, True), (False, False)])
+def test_an_episode_that_a_limit_cut_goes_on_in_the_value_of_its_end(parts, make_trainer, tmp_path, bootstrap, whole):
+    """λ = γ = 1: a token's target is the reward to come and the value after the last token, where that is to count.
+
+    The first was cut after two rows, the second ended, the third ended at the very limit, the fourth was cut at once.
+    """
+    gae = GAE(whiten=False, bootstrap=bootstrap)
+    trainer = make_trainer(tmp_path, advantage=gae, imitation=ImitationConfig(weight=0))
+    with torch.no_grad():
+        trainer.models.values.linear.weight.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
+    cut, over = {"truncated": True}, {"terminated": True}
+    turns = [
+        [parts.make_turn([5], [8, 9], reward=0.5), parts.make_turn([6, 7], [10], reward=1.0, **cut)],
+        [parts.make_turn([5], [11, 12], reward=1.0, **over)],
+        [parts.make_turn([5], [13], reward=2.0, **cut, **over)],
+        [parts.make_turn([6], [14, 15], reward=0.0, **cut)],
+    ]
+    episodes = [parts.make_episode(each, str(number)) for number, each in enumerate(turns)]
+    batch = Batch.of(trainer.config, episodes)
+    assert batch.outcomes.cut_E.tolist() == [True, False, False, True]
+    estimate: Any = Estimate.of(batch, trainer.models, trainer.config)
+    after = []
+    for ids in ([6, 7, 10], [6, 14, 15]):
+        with torch.no_grad():
+            hidden = trainer.policy.model.base_model(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state
+            after.append(float(trainer.models.values(hidden[0, -1:])))
+    assert min(map(abs, after)) > 0.01
+    first, last = after if whole else (0.0, 0.0)
+    expected = [1.5 + first, 1.5 + first, 1 + first, 1, 1, 2, last, last]
+    assert estimate.target_N.numpy() == pytest.approx(expected, abs=1e-4)
+    plain: Any = trainer.models.measure(batch.rows, values=True)
+    assert torch.allclose(estimate.policy.logp_N, plain.logp_N, atol=1e-5)
+    assert torch.allclose(estimate.policy.value_N, plain.value_N, atol=1e-5)
+    trainer.close()
+
+
 def test_what_ppo_cannot_use_is_refused():
     with pytest.raises(ValidationError, match="gives one number a token, and modifiers = ace change one a turn"):
         TrainConfig(**PPO, modifiers=(ACE(),))
-    with pytest.raises(ValidationError, match="'archer' needs a critic's value of each turn"):
-        TrainConfig(advantage=ArCHer())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import sys
 
 import numpy as np
@@ -250,7 +251,7 @@ def test_nothing_to_compare_is_an_error(parts):
 def test_ids_of_another_tokenizer_are_refused(parts):
     won = parts.make_episode([parts.make_turn([1], [999_999])], "won")
     lost = attempt(parts, "lost", [[40]], success=False)
-    with pytest.raises(ConfigError, match=r"token id 999999 is beyond .* another tokenizer"):
+    with pytest.raises(ConfigError, match=r"token id 999999 of episode won is beyond .* another tokenizer"):
         learn_preferences(parts.make_policy(), [won, lost], PreferenceConfig(method=KTO()))
 
 
@@ -267,6 +268,8 @@ def test_settings_that_contradict_each_other_are_refused():
         PreferenceConfig(examples_per_step=10, examples_per_pass=4)
     with pytest.raises(ValidationError, match="method = 'kto' and examples_per_pass = 1"):
         PreferenceConfig(method=KTO(), examples_per_pass=1)
+    with pytest.raises(ValidationError, match=r"network.compile = true: TRL computes the passes that learn"):
+        PreferenceConfig(network=Network(compile=True))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(parts):
@@ -278,5 +281,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(parts):
         with torch.no_grad():
             ruin[0] = float("nan")
 
-    with pytest.raises(PolicyFault, match="the loss of step 1 is not finite; lower learning_rate"):
+    with pytest.raises(PolicyFault, match="the loss of step 1 is not finite; lower learning_rate") as raised:
         learn_preferences(policy, played(parts), config, on_step=spoil)
+    assert re.search(r"It was of episode ([01]-\d(, )?){2,5}", str(raised.value))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agentkit.agent import build_agent
-from agentkit.cli.config import RunConfig, read_config
+from agentkit.cli.config import RunConfig, load_config, read_config, save_config
 from agentkit.memory.log import EpisodeLog
 from agentkit.policies.policy import Sampling
 from agentkit.rollout import collect
@@ -20,23 +20,34 @@ from agentkit.training.trainer import Trainer
 
 FOLDER = Path(__file__).parents[2] / "examples" / "recipes"
 USED: dict[str, dict[str, tuple[str, str]]] = {
+    "ace": {"modifiers.0": ("ace", "turns")},
     "actfocus": {"credit": ("actfocus", "weights")},
+    "archer": {"advantage": ("archer", "estimate")},
     "arpo": {"plan": ("arpo", "patch")},
     "bapo": {"loss": ("bapo", "fitted")},
+    "canon": {"modifiers.0": ("canon", "turns")},
     "cispo": {"loss": ("cispo", "tokens")},
+    "d3s": {
+        "credit": ("d3s", "weights"),
+        "modifiers.0": ("spread", "turns"),
+        "schedules.credit.share": ("linear", "factor"),
+    },
     "dapo": {"filter": ("dynamic", "kept"), "loss": ("clip", "tokens")},
     "dots_rr": {"tasks": ("difficulty", "pick"), "imitation.select": ("groups", "pick")},
     "drgrpo": {"advantage": ("dr-grpo", "turns")},
     "epo": {"entropy": ("epo", "fitted"), "schedules.learning_rate": ("cosine", "factor")},
     "exgrpo": {"plan": ("exgrpo", "patch")},
     "forever": {"schedules.retention.anchor": ("intensity", "factor")},
+    "forks": {"credit": ("forks", "weights")},
     "gigpo": {"advantage": ("gigpo", "turns")},
     "grpo": {"advantage": ("grpo", "turns")},
     "gspo": {"loss": ("gspo", "tokens")},
     "hindsight": {"plan": ("hindsight", "patch"), "imitation.loss": ("sil", "weighted")},
     "lora": {},
+    "luspo": {"loss": ("gspo", "tokens")},
     "mcgrpo": {"advantage": ("mc-grpo", "turns")},
     "mopps": {"tasks": ("mopps", "pick")},
+    "p2value": {"imitation.select": ("p2value", "masses"), "imitation.loss": ("supervised", "weighted")},
     "per": {"imitation.select": ("priority", "masses"), "schedules.imitation.select.beta": ("linear", "factor")},
     "ppo": {"advantage": ("gae", "estimate")},
     "r3l": {"plan": ("r3l", "collect"), "credit": ("pivot", "weights"), "loss": ("opmd", "tokens")},
@@ -48,10 +59,17 @@ USED: dict[str, dict[str, tuple[str, str]]] = {
     "sapo": {"loss": ("sapo", "tokens")},
     "sec": {"tasks": ("sec", "pick")},
     "siren": {"entropy": ("siren", "fitted")},
-    "spear": {"imitation.loss": ("spear", "weighted"), "schedules.imitation.weight": ("cosine", "factor")},
+    "spear": {
+        "loss": ("clip-cov", "pick"),
+        "imitation.loss": ("spear", "weighted"),
+        "schedules.imitation.weight": ("cosine", "factor"),
+        "schedules.turn_bonus.coef": ("cosine", "factor"),
+    },
     "spec_rl": {"plan": ("spec-rl", "collect")},
+    "ssr": {"imitation.select": ("advantage", "masses"), "imitation.loss": ("surrogate", "weighted")},
     "starpo_s": {"filter": ("top-share", "kept")},
     "tba": {"loss": ("trajectory-balance", "tokens"), "schedules.loss.beta": ("linear", "factor")},
+    "tis": {"mismatch.weigh": ("token-tis", "weights")},
     "turn_returns": {"advantage": ("turn-returns", "turns")},
     "uis1": {"advantage": ("ui-s1", "turns")},
     "vade": {"tasks": ("vade", "pick")},
@@ -62,16 +80,20 @@ PROOF = {
     "dots_rr": "tokens/imitation",
     "forever": "tokens/retention",
     "hindsight": "plan/relabelled",
+    "p2value": "tokens/imitation",
     "per": "tokens/imitation",
     "r3l": "plan/retries",
     "repo": "tokens/imitation",
     "exgrpo": "plan/injected",
     "rlep": "plan/injected",
     "spear": "tokens/imitation",
+    "ssr": "tokens/imitation",
+    "tis": "mismatch/kl_k3",
     "spec_rl": "plan/tokens_kept",
 }
 """Recipe -> a metric that is above zero in the second iteration only if the part did something."""
 SMALL = {
+    "archer": ("train.advantage.warmup_iterations=0", "train.advantage.critic_steps=5"),
     "dapo": ("train.filter.most_rounds=2",),
     "dots_rr": ("train.imitation.episodes_per_step=6",),
     "exgrpo": ("train.plan.start_above=0", "train.task_pool=6"),
@@ -85,10 +107,13 @@ SMALL = {
 
 
 def read_small(name: str, log: Path) -> RunConfig:
-    """A recipe for two iterations of eighteen short attempts; the same three tasks in both where there is a pool."""
+    """A recipe for two iterations of eighteen short attempts, in as many optimizer steps as it has itself.
+
+    Where it has a pool of tasks, both iterations play the same three.
+    """
     path = FOLDER / f"{name}.toml"
     table = tomllib.loads(path.read_text(encoding="utf-8"))
-    changes = ["iterations=2", "tasks_per_iteration=3", "group_size=6", "minibatches=1", "learning_rate=1e-3"]
+    changes = ["iterations=2", "tasks_per_iteration=3", "group_size=6", "learning_rate=1e-3"]
     changes += ["task_pool=3"] if "task_pool" in table["train"] else []
     changes += [f"retention.log={log}"] if "retention" in table["train"] else []
     texts = [f"train.{change}" for change in changes] + ["env.params.max_turns=2", "sampling.max_new_tokens=24"]
@@ -136,6 +161,13 @@ def test_a_recipe_begins_where_the_quickstart_left_off(name):
     assert config.env.id == "agentkit/FrozenLake-v0"
     assert config.out == Path("runs/recipes") / name
     assert config.eval.tasks == 512
+
+
+@pytest.mark.parametrize("name", sorted(USED))
+def test_the_saved_settings_of_a_recipe_are_read_as_they_were(name, tmp_path):
+    config = read_config(FOLDER / f"{name}.toml", [f"out={tmp_path}"])
+    save_config(config, tmp_path)
+    assert load_config(tmp_path) == config
 
 
 @pytest.mark.parametrize("name", sorted(USED))

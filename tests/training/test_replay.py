@@ -20,7 +20,6 @@ from agentkit.training.losses import SPEAR, Replayed, Shaped, Supervised
 from agentkit.training.mismatch import IcePop, Mismatch
 from agentkit.training.replay import BufferConfig, ReplayBuffer
 from agentkit.training.replay.selection import (
-    Experience,
     Highest,
     MaxVariance,
     MinEntropy,
@@ -345,7 +344,7 @@ def test_a_sample_can_be_of_one_task_or_above_a_return(make_buffer, parts):
     assert buffer.sample(9, rng, task="none") == buffer.sample(9, rng, above=5) == []
 
 
-RULES = [Uniform(), Priority(), P2Value(), Highest(), Recent(), MaxVariance(), Experience(), WholeGroups()]
+RULES = [Uniform(), Priority(), P2Value(), Highest(), Recent(), MaxVariance(), WholeGroups()]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
@@ -400,15 +399,18 @@ KNOWN: dict[str, dict[str, Any]] = {
         "per_group": 8,
         "per_group_wait": 16,
         "loss": Replayed(),
+        "reduction": "seq-mean-token-mean",
         "weight": 1.0,
     },
     "RePO by entropy": {"admit": "any", "select": MinEntropy(), "baseline": "split", "loss": Replayed()},
-    "ExGRPO": {"select": Experience(), "loss": Shaped(), "wait_for_success": 0.35, "max_staleness": None},
+    "ExGRPO's shaping": {"select": Uniform(), "loss": Shaped(), "wait_for_success": 0.35, "max_staleness": None},
     "SPEAR": {
         "loss": SPEAR(),
+        "admit": "better",
         "select": Uniform(),
+        "own_step": True,
         "capacity": 4096,
-        "wait_for_entries": 3072,
+        "wait_for_entries": 3073,
         "episodes_per_step": 2048,
         "empty_after_use": True,
         "weight": 1.0,

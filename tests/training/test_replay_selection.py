@@ -15,7 +15,6 @@ from agentkit.training.replay import SumTree
 from agentkit.training.replay.selection import (
     ByAdvantage,
     Candidates,
-    Experience,
     Highest,
     MaxVariance,
     MinEntropy,
@@ -36,8 +35,6 @@ def candidates(num=4, **changes):
         "return_M": np.zeros(num),
         "mean_logp_M": np.zeros(num),
         "priority_M": np.ones(num),
-        "rate_M": np.full(num, 0.5),
-        "task_M": np.arange(num),
         "group_M": np.arange(num),
         "entropy_of": lambda places: np.zeros(len(places)),
     }
@@ -135,19 +132,6 @@ def test_no_other_subset_has_more_variance(returns, num):
     found = np.var(np.array(returns)[pick(MaxVariance(), entries, num)])
     best = max(np.var(subset) for subset in itertools.combinations(returns, min(num, len(returns))))
     assert found == pytest.approx(best)
-
-
-def test_experience_takes_tasks_by_their_success_and_the_surest_attempt_of_each():
-    entropies = np.array([0.5, 0.2, 0.4, 0.3, 0.1, 0.1])
-    entries = candidates(
-        6, task_M=[0, 0, 1, 1, 2, 3], rate_M=[0.5, 0.5, 0.25, 0.25, 1, 0], entropy_of=lambda places: entropies[places]
-    )
-    rule = Experience(sigma=0.125)
-    assert pick(rule, entries, 9) == [1, 3]  # tasks 2 and 3 are set aside
-    firsts = [pick(rule, entries, 1, seed)[0] for seed in range(2000)]
-    assert firsts.count(1) / 2000 == pytest.approx(1 / (1 + np.exp(-2)), abs=0.03)
-    nothing = candidates(2, rate_M=[1, 0])
-    assert pick(rule, nothing, 2) == []
 
 
 def test_groups_come_whole():

@@ -31,7 +31,8 @@ def note(name: str, status: Status) -> Draft:
 def earlier(parts, tmp_path):
     """The log of an earlier run: ten sound successes, two doubtful ones, a failure."""
     path = tmp_path / "earlier.sqlite"
-    turn = parts.make_turn([1, 2], [3, 4]).model_copy(update={"action": "go", "terminated": True})
+    turn = parts.make_turn([1, 2], [3, 4], response=parts.make_policy().decode_text([3, 4])[0])
+    turn = turn.model_copy(update={"action": "go", "terminated": True})
     with EpisodeLog.open(path) as log:
         for number in range(10):
             log.append(parts.make_episode([turn], name=f"sound-{number}"))
@@ -62,6 +63,18 @@ def test_an_earlier_run_that_is_not_there_or_had_no_success_is_refused(parts, ma
     for days in ((), (0, 1), (1, 1), (2, 1)):
         with pytest.raises(ValidationError, match="must grow from above 0"):
             Retention(log="x", days=days)
+
+
+def test_an_earlier_run_with_another_tokenizer_is_refused_before_anything_runs(parts, make_trainer, tmp_path):
+    path = tmp_path / "other.sqlite"
+    for name, ids, response in (("beyond", [999_999], ""), ("other", [3, 4], "said otherwise")):
+        turn = parts.make_turn([1, 2], ids, response=response)
+        turn = turn.model_copy(update={"action": "go", "terminated": True})
+        path.unlink(missing_ok=True)
+        with EpisodeLog.open(path) as log:
+            log.append(parts.make_episode([turn], name=name))
+        with pytest.raises(ConfigError, match=r"retention.log = .*other\.sqlite.*another tokenizer"):
+            make_trainer(tmp_path / name, retention=Retention(log=str(path)))
 
 
 def test_replays_come_after_growing_times_and_go_on_after_a_resume(parts, earlier, tmp_path):

@@ -151,13 +151,57 @@ def test_any_number_can_be_scheduled_however_deep():
     assert dataclasses.is_dataclass(Clocks)
 
 
+def test_whole_numbers_are_rounded_to_the_nearest():
+    config = TrainConfig(
+        group_size=8,
+        imitation=ImitationConfig(episodes_per_step=5, select=Priority()),
+        schedules={
+            "group_size": Linear(length=4, start=0.25, end=1),
+            "imitation.episodes_per_step": Linear(length=4, start=0.1, end=1),
+        },
+    )
+    found = [
+        scheduled(config, {name: schedule.factor(at) for name, schedule in config.schedules.items()})
+        for at in (0, 1, 2, 4)
+    ]
+    assert [each.group_size for each in found] == [2, 4, 5, 8]  # 2, 3.5, 5, 8
+    assert [each.imitation.episodes_per_step for each in found] == [1, 2, 3, 5]  # 0.5, 1.625, 2.75, 5
+    assert all(isinstance(each.group_size, int) for each in found)
+
+
+def test_a_scheduled_group_grows_as_the_run_goes_on(make_trainer, tmp_path):
+    grows = Linear(length=2, start=0.5, end=1)
+    trainer = make_trainer(
+        tmp_path, iterations=3, group_size=4, schedules={"group_size": grows}, imitation={"weight": 0}
+    )
+    played = []
+    for _ in range(2):
+        before = len(trainer.log)
+        trainer.iterate()
+        played.append((len(trainer.log) - before) // 3)
+    assert played == [3, 4]  # steps 1 and 2: factors ¾ and 1
+
+
 REFUSED: dict[str, tuple[Any, Any, str]] = {
     "an unknown name": ({"learning_rat": Constant()}, {}, "did you mean 'learning_rate'"),
     "an unknown part": ({"imitation.wait": Constant()}, {}, "no setting 'wait'"),
     "a part of a number": ({"learning_rate.x": Constant()}, {}, "no setting 'x'"),
-    "no number": ({"reduction": Constant()}, {}, "'token-mean' is no real number"),
-    "a whole number": ({"minibatches": Linear(length=4)}, {}, "1 is no real number"),
-    "a part, not a number": ({"imitation": Constant()}, {}, "is no real number"),
+    "no number": ({"reduction": Constant()}, {}, "'token-mean' is no number"),
+    "a switch": ({"advantage.whiten": Constant()}, {"advantage": {"name": "gae"}}, "True is no number"),
+    "a part, not a number": ({"imitation": Constant()}, {}, "is no number"),
+    "a whole number below its least": (
+        {"minibatches": Linear(length=4)},
+        {},
+        "would make it 0: Input should be greater",
+    ),
+    "whole numbers against each other": (
+        {"minibatches": Linear(length=4, start=0.25, end=2)},
+        {"minibatches": 4, "tasks_per_iteration": 2, "group_size": 2},
+        r"would make it 8: .*minibatches = 8 exceeds tasks_per_iteration × group_size = 4",
+    ),
+    "the length of the run": ({"iterations": Constant()}, {}, "it says how long the run is"),
+    "the size of an adapter": ({"network.lora.rank": Constant()}, {"network": {"lora": {}}}, "is prepared once"),
+    "the size of the buffer": ({"imitation.capacity": Constant()}, {}, "the buffer is made once"),
     "nothing to multiply": ({"kl_coef": Constant(warmup=3)}, {}, "the setting is 0"),
     "None": ({"imitation.max_staleness": Constant()}, {"imitation": {"max_staleness": None}}, "the setting is None"),
     "beyond the range at the end": (
@@ -216,18 +260,20 @@ def test_the_trainers_numbers_follow_their_schedules_and_go_on_after_a_resume(pa
     whole.train(on_iteration=lambda number, values: rates.append(values.get("learning_rate", math.nan)))
     whole.close()
     steps = whole.policy.version
-    assert whole.clocks.steps == steps >= 3
+    assert whole.learner.clocks.steps == steps >= 3
     assert [r for r in rates if not math.isnan(r)] == pytest.approx([3e-3 * f for f in (0.5, 1, 1, 0.775)][:steps])
-    assert whole.clocks.model > 0
+    assert whole.learner.clocks.model > 0
     part = parts.make_trainer(tmp_path / "part", iterations=2, **changes)
     part.train()
     part.close()
     again = parts.make_trainer(tmp_path / "part", iterations=4, **changes)
     again.restore()
-    assert again.clocks == part.clocks
-    assert again.clocks.seconds > 0
+    assert again.learner.clocks == part.learner.clocks
+    assert again.learner.clocks.seconds > 0
     again.train()
     again.close()
     same = ("steps", "tokens", "model", "opening", "mean")
-    assert [getattr(again.clocks, name) for name in same] == [getattr(whole.clocks, name) for name in same]
+    assert [getattr(again.learner.clocks, name) for name in same] == [
+        getattr(whole.learner.clocks, name) for name in same
+    ]
     assert parts.digest(again.policy.model) == parts.digest(whole.policy.model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -11,6 +12,7 @@ from agentkit.errors import ConfigError, PolicyFault
 from agentkit.memory.records import Role
 from agentkit.policies.decode import decode
 from agentkit.policies.policy import Sampling
+from agentkit.training import sft
 from agentkit.training.network import Lora, Network
 from agentkit.training.rows import build_rows
 from agentkit.training.selection import Successes
@@ -106,7 +108,7 @@ def test_nothing_to_learn_from_is_an_error(parts):
 
 def test_ids_of_another_tokenizer_are_refused(parts):
     episode = parts.make_episode([parts.make_turn([1], [999_999])])
-    with pytest.raises(ConfigError, match=r"token id 999999 is beyond .* another tokenizer"):
+    with pytest.raises(ConfigError, match=r"token id 999999 of episode one is beyond .* another tokenizer"):
         fine_tune(parts.make_policy(), [episode])
 
 
@@ -117,6 +119,29 @@ def test_broken_weights_raise_before_a_step(parts):
     before = parts.digest(policy.model)
     with pytest.raises(PolicyFault, match="not finite"):
         fine_tune(policy, parts.demonstrations(), SftConfig(steps=1, rows_per_step=1))
+    assert parts.digest(policy.model) == before
+
+
+def test_what_is_not_finite_names_its_episodes_and_no_step_is_taken(parts, monkeypatch):
+    """Of two rows, the network breaks at one; then a gradient breaks, which is of both."""
+    honest, episodes = sft.forward, parts.demonstrations()[:2]
+
+    def broken(model, rows, **options):
+        stats = honest(model, rows, **options)
+        factors = [float("nan") if row.episode == 1 else 1.0 for row in rows]
+        factor_N = torch.tensor(factors).repeat_interleave(torch.tensor([row.num_sampled for row in rows]))
+        return dataclasses.replace(stats, logp_N=stats.logp_N * factor_N)
+
+    policy, config = parts.make_policy(), SftConfig(steps=1, rows_per_step=2)
+    before = parts.digest(policy.model)
+    with monkeypatch.context() as patch:
+        patch.setattr(sft, "forward", broken)
+        with pytest.raises(PolicyFault, match=f"of episode {episodes[1].id} are not finite at step 0"):
+            fine_tune(policy, episodes, config)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(float("inf")))
+    with pytest.raises(PolicyFault, match="the gradient of step 0 is not finite") as raised:
+        fine_tune(policy, episodes, config)
+    assert all(episode.id in str(raised.value) for episode in episodes)
     assert parts.digest(policy.model) == before
 
 

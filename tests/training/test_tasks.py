@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from agentkit.errors import CheckpointError
+from agentkit.errors import CheckpointError, ConfigError
+from agentkit.training.advantages import GRPO
 from agentkit.training.config import TrainConfig
 from agentkit.training.tasks import SEC, VADE, Beliefs, Difficulty, InOrder, MoPPS, UniformTasks
 
@@ -170,3 +171,29 @@ def test_a_resumed_run_goes_on_with_the_same_tasks(parts, tmp_path, sampler):
     run(tmp_path / "part", 1)
     assert run(tmp_path / "part", 3, restore=True) == whole
     assert sum(whole[0][1]["won_T"]) + sum(whole[0][1]["lost_T"]) > 0
+
+
+def test_the_curriculum_is_paid_by_the_advantages_that_teach(make_trainer, tmp_path):
+    """Of attempts that earned 1 and 0, GRPO's mean |advantage| is 1, where |R − mean| would be ½."""
+    sampler = SEC(parameter="p", values=(0.9, 0.7), rate=1.0)
+    changes = {"tasks": sampler, "task_pool": 6, "imitation": {"weight": 0}, "bottleneck_every": 0}
+    trainer = make_trainer(tmp_path, format_penalty=0, advantage=GRPO(), **changes)
+    trainer.iterate()
+    groups: dict[int, list[float]] = {}
+    for episode in trainer.log.episodes():
+        groups.setdefault(episode.task.seed, []).append(episode.episode_return)
+    paid: dict[int, list[float]] = {}
+    for number, returns in groups.items():
+        gain = np.array(returns) - np.mean(returns)
+        paid.setdefault(number % 2, []).append(float(np.abs(gain / (gain.std() + 1e-6)).mean()))
+    found = trainer.collector.beliefs.value_C
+    assert {place: float(found[place]) for place in paid} == pytest.approx(
+        {place: float(np.mean(each)) for place, each in paid.items()}, abs=1e-5
+    )
+    assert found.max() > 0
+
+
+def test_a_parameter_that_params_set_too_is_refused(parts, tmp_path):
+    sampler = SEC(parameter="max_turns", values=(2, 3))
+    with pytest.raises(ConfigError, match=r"tasks.parameter = 'max_turns' and the environment's params set .* = 2 too"):
+        parts.make_trainer(tmp_path, tasks=sampler, task_pool=9)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentkit.memory.records import Role
-from agentkit.training.credit import D3S, Forks
+from agentkit.training.credit import D3S, Forks, Product, weighed
 from agentkit.training.credit.top import top_share
 from agentkit.training.forward import TokenStats
 from agentkit.training.rows import Row
@@ -41,6 +41,16 @@ def test_the_share_is_of_the_batch_and_not_of_each_row():
     entropies = [9.0, 8.0, 7.0, 6.0, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5]
     weights = Forks(share=0.4).weights(stream_of(entropies, [1.0] * 10, [4, 6]))
     assert weights.tolist() == [1] * 4 + [0] * 6
+
+
+def test_divisors_count_all_tokens_beside_forks_and_the_kept_ones_beside_d3s():
+    stream = stream_of([2.0, 1.0, 0.5, 3.0], [-1.0, 4.0, 1.0, -1.0])
+    forks = weighed(Forks(share=0.5), stream)
+    assert (forks.weight_N.tolist(), forks.factor_N.tolist()) == ([1, 1, 1, 1], [1, 0, 0, 1])
+    d3s = weighed(D3S(share=0.5), stream)
+    assert (d3s.weight_N.tolist(), d3s.factor_N.tolist()) == ([0, 1, 0, 1], [1, 1, 1, 1])
+    both = weighed(Product(factors=(Forks(share=0.5), D3S(share=0.5))), stream)
+    assert (both.weight_N.tolist(), both.factor_N.tolist()) == ([0, 1, 0, 1], [1, 0, 0, 1])
 
 
 def test_d3s_keeps_the_tokens_whose_entropy_times_advantage_is_largest_whatever_its_sign():

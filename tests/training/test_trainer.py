@@ -327,6 +327,22 @@ def test_broken_weights_raise_before_a_step_and_leave_the_last_checkpoint(
     again.train()
 
 
+def test_what_the_model_cannot_learn_from_is_refused_naming_it(parts):
+    model, config = parts.make_policy().model, TrainConfig()
+    spoken = parts.make_turn([1, 2], [3, 4])
+    silent = parts.make_turn([], [])
+    unheard = parts.make_turn([1, 2], [3, 999_999])
+    with pytest.raises(PolicyFault, match="none of the 2 attempts asked the policy; the graph's nodes must call"):
+        Batch.of(config, [parts.make_episode([silent]), parts.make_episode([])]).check(1, model)
+    one, other = parts.make_episode([spoken, silent]), parts.make_episode([unheard], "other")
+    with pytest.raises(ConfigError, match=r"token id 999999 of episode other is beyond .* 1 of 2 rows"):
+        Batch.of(config, [one, other]).check(1, model)
+    batch = Batch.of(config, [one])
+    batch.check(1, model)
+    assert batch.values["rows/skipped"] == 1
+    assert [row.num_sampled for row in batch.rows] == [2]
+
+
 def test_greedy_sampling_is_refused(parts, tmp_path):
     with pytest.raises(ConfigError, match="temperature = 0"):
         untaught(parts, tmp_path, sampling=Sampling(temperature=0))

@@ -17,7 +17,6 @@ from agentkit.training.advantages.values import (
     TurnValues,
     ValueHead,
     critic_loss,
-    turn_features,
     turn_targets,
     value_loss,
 )
@@ -168,9 +167,12 @@ def test_turn_targets_end_with_the_episode():
 
 
 def test_the_critic_loss_by_hand():
-    now = TurnValues(torch.tensor([[1.0, 0.0], [2.0, 0.0]]), torch.tensor([[3.0, 0.0], [4.0, 0.0]]))
-    loss = critic_loss(now, torch.tensor([[0.0, 0.0], [0.0, 1.0]]), torch.tensor([[3.0, 0.0], [2.0, 0.0]]))
-    assert loss.item() == (1 + 4 + 0 + 4 + 1) / 2
+    now = TurnValues(torch.tensor([[1.0, 0.0], [2.0, 0.0]]), torch.tensor([[3.0, 0.0], [4.0, 7.0]]))
+    targets = torch.tensor([[0.0, 0.0], [0.0, 1.0]]), torch.tensor([[3.0, 0.0], [2.0, 0.0]])
+    # Q: 1 + 4 and 0 + 1; V: 0 + 4 and 0 + 49, of which the present policy played the first turn only.
+    assert critic_loss(now, *targets, torch.tensor([True, True])).item() == (1 + 4 + 1) / 2 + (4 + 49) / 2
+    assert critic_loss(now, *targets, torch.tensor([True, False])).item() == (1 + 4 + 1) / 2 + 4
+    assert critic_loss(now, *targets, torch.tensor([False, False])).item() == (1 + 4 + 1) / 2
 
 
 def test_a_target_critic_follows_softly_and_has_no_gradient():
@@ -203,7 +205,7 @@ def test_a_turn_critic_learns_the_values_of_a_small_chain():
     optimizer = torch.optim.Adam(critic.parameters(), lr=0.01)
     for _ in range(400):
         optimizer.zero_grad()
-        settings.loss(critic, target, states, features, rewards, starts).backward()
+        settings.loss(critic, target, states, features, rewards, starts, torch.ones(128, dtype=torch.bool)).backward()
         optimizer.step()
         target.follow(critic, settings.tau)
     values = critic(states, features)
@@ -217,24 +219,3 @@ def test_a_turn_critic_learns_the_values_of_a_small_chain():
     advantage = settings.estimate(values)
     assert (advantage[(ends & taken).numpy()] > 0.3).all()
     assert (advantage[(ends & ~taken).numpy()] < -0.3).all()
-
-
-def test_replayed_episodes_are_valued_by_actions_of_the_present_policy():
-    torch.manual_seed(0)
-    critic = TurnCritic(2, 2, hidden=4)
-    target, state, taken, fresh = critic.follower(), torch.randn(3, 2), torch.randn(3, 2), torch.randn(3, 2)
-    starts, reward = torch.tensor([0, 3]), torch.zeros(3)
-    recorded = ArCHer().loss(critic, target, state, taken, reward, starts)
-    replayed = ArCHer().loss(critic, target, state, taken, reward, starts, policy_action_UA=fresh)
-    assert recorded.item() != replayed.item()
-    expected = critic_loss(
-        critic(state, taken), turn_targets(reward, starts, target(state, fresh).v_2U, 0.95), target(state, fresh).q_2U
-    )
-    assert replayed.item() == pytest.approx(expected.item())
-
-
-def test_features_carry_no_gradient():
-    hidden = torch.ones(2, 3, requires_grad=True)
-    state, action = turn_features(hidden, torch.tensor([0, 0]), 1)
-    assert not state.requires_grad
-    assert not action.requires_grad

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from agentkit.training.advantages.archer import ArCHer
 from agentkit.training.advantages.batch import ReinforcePlusPlus
+from agentkit.training.advantages.bonus import TurnBonus
 from agentkit.training.advantages.estimator import Estimator
 from agentkit.training.advantages.gae import GAE, TokenEstimate
 from agentkit.training.advantages.gigpo import GiGPO
@@ -46,6 +47,7 @@ __all__ = [
     "ReinforcePlusPlus",
     "Spread",
     "TokenEstimate",
+    "TurnBonus",
     "TurnReturns",
     "group_indices",
     "within_groups",

@@ -23,8 +23,10 @@ else:
 class ArCHer(Estimator):
     """min(Q₁, Q₂) − min(V₁, V₂) of each turn (Zhou et al. 2024, 2402.19446).
 
-    The critic learns by one-step targets, so past episodes teach it without importance weights. Before its first
-    `warmup_iterations` are over it knows nothing: only it should learn. Numbers are those of the authors' code.
+    The critic learns by one-step targets, so past episodes teach its Q without importance weights. V is the mean of Q
+    over actions of the present policy: the authors draw new ones for every state they replay, here V learns from the
+    turns that the present policy has played, which costs no sampling. Other numbers are those of the authors' code
+    unless a field says otherwise.
     """
 
     name: Literal["archer"] = "archer"
@@ -34,9 +36,16 @@ class ArCHer(Estimator):
     tau: float = Field(default=0.1, gt=0, le=1)
     """Share of the way that the target critic moves to the learning one after each of its steps."""
     critic_learning_rate: float = Field(default=2e-5, gt=0)
-    """Learning rate of the critic."""
-    critic_epochs: int = Field(default=50, ge=1)
-    """Passes of the critic over its episodes in an iteration."""
+    """Learning rate of the critic: a whole network in the authors' code, heads on frozen features here, which bear
+    1e-3."""
+    critic_steps: int = Field(default=50, ge=1)
+    """Steps of the critic in an iteration."""
+    critic_episodes: int = Field(default=64, ge=1)
+    """Episodes drawn for each of them from all that are kept, and as many from those of the present policy; ours."""
+    critic_width: int = Field(default=256, ge=1)
+    """Width of the two hidden layers of each head; ours."""
+    capacity: int = Field(default=10_000, ge=1)
+    """Newest episodes kept, in whole iterations; the authors keep 100,000 turns."""
     warmup_iterations: int = Field(default=20, ge=0)
     """First iterations in which the critic learns alone."""
 
@@ -59,8 +68,7 @@ class ArCHer(Estimator):
         action_UA: torch.Tensor,
         reward_U: torch.Tensor,
         starts: torch.Tensor,
-        *,
-        policy_action_UA: torch.Tensor | None = None,
+        fresh_U: torch.Tensor,
     ) -> torch.Tensor:
         """The critic's loss over whole episodes; call `target.follow(critic, tau)` after each step.
 
@@ -71,11 +79,10 @@ class ArCHer(Estimator):
             action_UA: Features of the action taken.
             reward_U: Reward of each turn.
             starts: [E+1] place of each episode's first turn.
-            policy_action_UA: Features of actions the present policy takes in the states; None for fresh episodes,
-                whose recorded actions are such.
+            fresh_U: True where the present policy took the action.
         """
         from agentkit.training.advantages.values import critic_loss, turn_targets
 
         with torch.no_grad():
-            q_2U, v_2U = target(state_US, action_UA if policy_action_UA is None else policy_action_UA)
-        return critic_loss(critic(state_US, action_UA), turn_targets(reward_U, starts, v_2U, self.gamma), q_2U)
+            q_2U, v_2U = target(state_US, action_UA)
+        return critic_loss(critic(state_US, action_UA), turn_targets(reward_U, starts, v_2U, self.gamma), q_2U, fresh_U)

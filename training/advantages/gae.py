@@ -37,6 +37,9 @@ class GAE(Estimator):
     whiten: bool = True
     """Whether advantages are brought to mean 0 and deviation 1 over the batch's tokens, as PPO codes do; the source
     paper does not."""
+    bootstrap: bool = True
+    """Whether an episode that a limit cut goes on in its value, as a limit that the policy does not see asks for (Pardo
+    et al. 2018, 1712.00378). False where running out of turns is a loss, as RAGEN's and ActFocus's code has it."""
     value_clip: float = Field(default=0.2, gt=0)
     """How far a value may move from its old one before `value_loss` stops pulling; PPO's own ε."""
     value_coef: float = Field(default=0.5, ge=0)

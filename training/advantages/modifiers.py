@@ -113,7 +113,7 @@ class Amplify(Modifier):
     """Positive advantages times α (R³L, 2601.03715, positive amplification).
 
     `best` says what becomes of the group's best attempts: scaled like the others; set to α, as in the paper; or set
-    to 1 if they earned at least 1, as in the authors' code.
+    to 1 if they earned at least 1, as in the authors' code, where a group of nothing but such attempts teaches too.
     """
 
     name: Literal["amplify"] = "amplify"
@@ -127,15 +127,14 @@ class Amplify(Modifier):
         if self.best == "scaled":
             return amplified_U
         return_E, group_E = outcomes.return_E, outcomes.group_E
-        if self.best == "factor":
-            greatest_G = np.full(outcomes.num_groups, -np.inf)
-            np.maximum.at(greatest_G, group_E, return_E)
-            level_E, value = greatest_G[group_E], self.factor
-        else:
-            level_E, value = np.ones(len(return_E)), 1.0
+        if self.best == "one":
+            return np.where(outcomes.per_turn(return_E >= 1 - ROUNDING), 1.0, amplified_U)
+        greatest_G = np.full(outcomes.num_groups, -np.inf)
+        np.maximum.at(greatest_G, group_E, return_E)
+        level_E = greatest_G[group_E]
         best_E = return_E >= level_E - ROUNDING * np.maximum(1.0, np.abs(level_E))
         teaches_G = np.bincount(group_E[outcomes.episode_U], advantage_U != 0, outcomes.num_groups) > 0
-        return np.where(outcomes.per_turn(best_E & teaches_G[group_E]), value, amplified_U)
+        return np.where(outcomes.per_turn(best_E & teaches_G[group_E]), self.factor, amplified_U)
 
 
 class Novelty(Modifier):

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from agentkit.errors import ConfigError, EnvironmentFault
 from agentkit.memory.records import Episode
+from agentkit.training.advantages.bonus import TurnBonus
 from agentkit.training.overlong import OverlongPenalty
 
+Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Kind = TypeVar("Kind", bound=np.generic)
@@ -33,12 +35,14 @@ class Outcomes:
     group_E: Ints
     """Number of each episode's group, 0 to G − 1."""
     return_E: Floats
-    """Undiscounted sum of the episode's rewards, penalties included."""
-    success_E: NDArray[np.bool_]
+    """Undiscounted sum of the episode's rewards, penalties and bonus included."""
+    success_E: Bools
+    cut_E: Bools
+    """True where a limit ended the episode before the environment did."""
     starts: Ints
     """[E+1] place of each episode's first turn."""
     reward_U: Floats
-    """Reward of each turn, its penalties included."""
+    """Reward of each turn, its penalties and bonus included."""
     state_U: Ints
     """Turns of a group in which the policy was asked in the same state have the same number; −1 where it is unknown."""
     tokens_U: Ints
@@ -57,6 +61,7 @@ class Outcomes:
         format_penalty: float = 0.0,
         *,
         overlong_penalty: OverlongPenalty | None = None,
+        turn_bonus: TurnBonus | None = None,
         reward_range: tuple[float, float] | None = None,
     ) -> Outcomes:
         """Those of recorded episodes.
@@ -65,7 +70,8 @@ class Outcomes:
             episodes: In the order of the batch.
             format_penalty: Taken from the reward of each turn that was malformed or not understood.
             overlong_penalty: What is taken from the reward of each turn for its length.
-            reward_range: Least and greatest reward the environment may give for a turn, before the penalties.
+            turn_bonus: What turns earn for acting.
+            reward_range: Least and greatest reward the environment may give for a turn, before penalties and bonus.
 
         Raises:
             ConfigError: There is no episode.
@@ -92,10 +98,14 @@ class Outcomes:
         tokens_U = np.array(tokens, np.int64)
         if overlong_penalty is not None:
             reward_U = reward_U - overlong_penalty.of(tokens_U)
+        if turn_bonus is not None:
+            acted = [turn.valid and turn.action is not None for episode in episodes for turn in episode.turns]
+            reward_U = reward_U + turn_bonus.of(np.array(acted, np.bool_), starts)
         return cls(
             group_E=group_E,
             return_E=segment_sums(reward_U, starts),
             success_E=np.array([episode.success for episode in episodes], np.bool_),
+            cut_E=np.array([_is_cut(episode) for episode in episodes], np.bool_),
             starts=starts,
             reward_U=reward_U,
             state_U=np.array(known, np.int64),
@@ -145,6 +155,10 @@ class Outcomes:
 
     def _sums(self, turn_N: Ints, value_N: Floats) -> Floats:
         return np.bincount(turn_N, value_N, len(self.reward_U)).astype(np.float64, copy=False)
+
+
+def _is_cut(episode: Episode) -> bool:
+    return bool(episode.turns) and episode.turns[-1].truncated and not episode.turns[-1].terminated
 
 
 def _check_rewards(

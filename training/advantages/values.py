@@ -63,7 +63,7 @@ class TurnValues(NamedTuple):
 class TurnCritic(nn.Module):
     """Two Q and two V of turns, from features of the state and of the action (ArCHer, 2402.19446, the critic's heads).
 
-    The features are any frozen numbers: `turn_features` of hidden states, or embeddings of observation and response.
+    The features are any frozen numbers, e.g. a frozen network's hidden states at the end of prompt and response.
 
     Args:
         state_size: Length of a state's features.
@@ -121,40 +121,23 @@ def turn_targets(reward_U: torch.Tensor, starts: torch.Tensor, v_2U: torch.Tenso
     return reward_U + gamma * next_2U.masked_fill(last_U[1:].to(v_2U.device), 0.0)
 
 
-def critic_loss(now: TurnValues, q_target_2U: torch.Tensor, v_target_2U: torch.Tensor) -> torch.Tensor:
-    """Mean over turns of Σ_i (Q_i − target)² + (V_i − Q̄_i)² (ArCHer, 2402.19446).
+def critic_loss(
+    now: TurnValues, q_target_2U: torch.Tensor, v_target_2U: torch.Tensor, fresh_U: torch.Tensor
+) -> torch.Tensor:
+    """Mean over turns of Σ_i (Q_i − target)², and over the fresh ones of Σ_i (V_i − Q̄_i)² (ArCHer, 2402.19446).
+
+    V is the value of a state under the present policy, so only actions of that policy say what it should be.
 
     Args:
         now: Values of the critic that learns, with gradient.
         q_target_2U: `turn_targets`.
-        v_target_2U: The target critic's Q of the same states and of actions the present policy takes there: for
-            fresh episodes the recorded ones, for replayed ones new ones.
+        v_target_2U: The target critic's Q of the same states and actions.
+        fresh_U: True where the present policy took the action.
+
+    >>> two = TurnValues(torch.tensor([[1.0, 0.0]] * 2), torch.tensor([[3.0, 9.0]] * 2))
+    >>> critic_loss(two, torch.zeros(2, 2), torch.ones(2, 2), torch.tensor([True, False])).item()  # 1/1 · 8 + 1/2 · 2
+    9.0
     """
-    q = (now.q_2U - q_target_2U.detach()).square().sum(dim=0)
-    v = (now.v_2U - v_target_2U.detach()).square().sum(dim=0)
-    return (q + v).mean()
-
-
-def turn_features(hidden_NH: torch.Tensor, turn_N: torch.Tensor, num_turns: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """([U, H] features of states, [U, H] of actions) from the hidden states that predict the sampled tokens.
-
-    The state of a turn is the hidden state before its first token, which has seen the prompt only; the action is the
-    mean over its tokens. A turn without tokens has zeros.
-
-    Args:
-        hidden_NH: Hidden states, in the order of sampling.
-        turn_N: Place of each token's turn among the U.
-        num_turns: U.
-
-    >>> state, action = turn_features(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 0, 2]), 3)
-    >>> state[:, 0].tolist(), action[:, 0].tolist()
-    ([1.0, 0.0, 5.0], [2.0, 0.0, 5.0])
-    """
-    hidden_NH = hidden_NH.detach().float()
-    count_U = torch.bincount(turn_N, minlength=num_turns)
-    action_UH = hidden_NH.new_zeros(num_turns, hidden_NH.shape[1]).index_add_(0, turn_N, hidden_NH)
-    action_UH = action_UH / count_U.clamp(min=1)[:, None]
-    state_UH = torch.zeros_like(action_UH)
-    filled = count_U > 0
-    state_UH[filled] = hidden_NH[(count_U.cumsum(0) - count_U)[filled]]
-    return state_UH, action_UH
+    q_U = (now.q_2U - q_target_2U.detach()).square().sum(dim=0)
+    v_U = (now.v_2U - v_target_2U.detach()).square().sum(dim=0) * fresh_U
+    return q_U.mean() + v_U.sum() / fresh_U.sum().clamp(min=1)

@@ -5,6 +5,7 @@ A class each, chosen by its `name`; the weights of several multiply.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -28,6 +29,7 @@ class Uniform(Settings):
     name: Literal["uniform"] = "uniform"
     needs_reference: ClassVar[bool] = False
     needs_policy: ClassVar[bool] = False
+    counted: ClassVar[bool] = True
 
     def weights(self, stream: Stream) -> torch.Tensor:
         """[N] ones."""
@@ -36,7 +38,8 @@ class Uniform(Settings):
 
 Factor = Annotated[Uniform | ActFocus | Forks | D3S | Recalled | Pivot, Field(discriminator="name")]
 """A credit scheme: `weights(stream) -> [N]`, non-negative. It says what has to be asked before: the frozen reference
-(`needs_reference`), the policy before it learns (`needs_policy`)."""
+(`needs_reference`), the policy before it learns (`needs_policy`); and whether the divisors of losses count its weights
+(`counted`) or all tokens alike."""
 
 
 class Product(Settings):
@@ -55,16 +58,20 @@ class Product(Settings):
         """Whether one of them needs a pass of the policy before it learns."""
         return any(factor.needs_policy for factor in self.factors)
 
-    def weights(self, stream: Stream) -> torch.Tensor:
-        """[N] product of their weights."""
-        weight_N = torch.ones(len(stream.role_N))
-        for factor in self.factors:
-            weight_N = weight_N * factor.weights(stream)
-        return weight_N
-
 
 Credit = Annotated[Uniform | ActFocus | Forks | D3S | Recalled | Pivot | Product, Field(discriminator="name")]
 """A scheme, or several."""
 
 
-__all__ = ["D3S", "ActFocus", "Credit", "Factor", "Forks", "Pivot", "Product", "Recalled", "Uniform"]
+def weighed(credit: Credit, stream: Stream) -> Stream:
+    """The stream, its tokens' losses multiplied by the weights of a scheme."""
+    weight_N, factor_N = stream.weight_N, stream.factor_N
+    for scheme in credit.factors if isinstance(credit, Product) else (credit,):
+        if scheme.counted:
+            weight_N = weight_N * scheme.weights(stream)
+        else:
+            factor_N = factor_N * scheme.weights(stream)
+    return replace(stream, weight_N=weight_N, factor_N=factor_N)
+
+
+__all__ = ["D3S", "ActFocus", "Credit", "Factor", "Forks", "Pivot", "Product", "Recalled", "Uniform", "weighed"]

@@ -42,6 +42,7 @@ class ActFocus(Settings):
     epsilon: float = Field(default=1e-8, gt=0)
     """Added to the variance of the signal."""
     needs_policy: ClassVar[bool] = False
+    counted: ClassVar[bool] = True
 
     @property
     def needs_reference(self) -> bool:

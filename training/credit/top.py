@@ -21,7 +21,8 @@ class Forks(Settings):
     """Only the tokens where the policy was least certain: the forks of the way (80/20 rule, 2506.01939).
 
     The top share by the entropy of the policy before it learns, over the whole batch and all rows that are learnt
-    from, before it is split into steps.
+    from, before it is split into steps. The divisor of the loss goes on counting all tokens, as in the paper and in
+    TRL's `top_entropy_quantile`: what is left out makes the step smaller.
     """
 
     name: Literal["forks"] = "forks"
@@ -29,6 +30,7 @@ class Forks(Settings):
     """Share of the tokens that are kept; the paper's 20 %."""
     needs_reference: ClassVar[bool] = False
     needs_policy: ClassVar[bool] = True
+    counted: ClassVar[bool] = False
 
     def weights(self, stream: Stream) -> torch.Tensor:
         """[N] 1 at the tokens kept, 0 elsewhere."""
@@ -38,8 +40,9 @@ class Forks(Settings):
 class D3S(Settings):
     """Only the tokens with the largest |A|·H, H the policy's entropy (D³S, the level of tokens).
 
-    Its level of rollouts is the modifier `spread`. D³S relaxes the share over the training; here it is constant, and
-    its value our choice.
+    Its level of rollouts is the modifier `spread`. The divisor of the loss counts the tokens kept: the others are no
+    part of the sample. D³S (2509.22115) relaxes the share over the training, which a schedule of `credit.share` does;
+    its value is our choice.
     """
 
     name: Literal["d3s"] = "d3s"
@@ -47,6 +50,7 @@ class D3S(Settings):
     """Share of the tokens that are kept."""
     needs_reference: ClassVar[bool] = False
     needs_policy: ClassVar[bool] = True
+    counted: ClassVar[bool] = True
 
     def weights(self, stream: Stream) -> torch.Tensor:
         """[N] 1 at the tokens kept, 0 elsewhere."""

@@ -29,6 +29,7 @@ class Recalled(Settings):
     """Weight of tokens of turns with memories."""
     needs_reference: ClassVar[bool] = False
     needs_policy: ClassVar[bool] = False
+    counted: ClassVar[bool] = True
 
     def weights(self, stream: Stream) -> torch.Tensor:
         """[N] weight of each sampled token."""
@@ -46,6 +47,7 @@ class Pivot(Settings):
     name: Literal["pivot"] = "pivot"
     needs_reference: ClassVar[bool] = False
     needs_policy: ClassVar[bool] = False
+    counted: ClassVar[bool] = True
 
     def weights(self, stream: Stream) -> torch.Tensor:
         """[N] 0 before the pivot, 1 from it on."""

@@ -10,6 +10,7 @@ from agentkit.training.losses.balance import TrajectoryBalance
 from agentkit.training.losses.bapo import BAPO
 from agentkit.training.losses.cispo import CISPO
 from agentkit.training.losses.clip import Clip
+from agentkit.training.losses.covariance import ClipCov, KLCov
 from agentkit.training.losses.dppo import DPPO
 from agentkit.training.losses.dro import DRO
 from agentkit.training.losses.entropy import EPO, SIREN, Bonus, EntropyHistory, EntropyScheme, EntropyStep, Gain
@@ -25,7 +26,8 @@ from agentkit.training.losses.terms import LOG_RATIO_BOUND, Now, effective_sampl
 from agentkit.training.losses.vespo import VESPO
 
 Loss = Annotated[
-    Clip | GSPO | CISPO | SAPO | BAPO | DPPO | DRO | VESPO | OPMD | TrajectoryBalance, Field(discriminator="name")
+    Clip | GSPO | CISPO | SAPO | BAPO | ClipCov | KLCov | DPPO | DRO | VESPO | OPMD | TrajectoryBalance,
+    Field(discriminator="name"),
 ]
 """A policy loss; see `PolicyLoss`."""
 ReplayLoss = Annotated[SIL | Shaped | Replayed | SPEAR | Supervised, Field(discriminator="name")]
@@ -50,12 +52,14 @@ __all__ = [
     "VESPO",
     "Bonus",
     "Clip",
+    "ClipCov",
     "Entropy",
     "EntropyHistory",
     "EntropyScheme",
     "EntropyStep",
     "Gain",
     "ImitationLoss",
+    "KLCov",
     "Loss",
     "Now",
     "PolicyLoss",

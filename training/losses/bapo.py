@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from agentkit.training.losses.clip import Clip
@@ -47,7 +48,7 @@ class BAPO(PolicyLoss):
             raise ValueError(f"dual = {self.dual:g} must exceed high_most = {self.high_most:g}")
         return self
 
-    def fitted(self, now: Now) -> Clip:
+    def fitted(self, now: Now, rng: np.random.Generator | None = None) -> Clip:
         """The clip whose bounds the search ends at."""
         ratio_N = ratio(now.logp_N.detach(), now.old_logp_N).double()
         size_N = ratio_N * now.advantage_N.abs()

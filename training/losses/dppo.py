@@ -17,7 +17,7 @@ else:
 
 
 class DPPO(PolicyLoss):
-    """−sg[min(ρ, most)]·Â·log π where the probability has moved by no more than the bounds (verl's `dppo_tv`).
+    """−sg[min(ρ, most)]·Â·log π where the probability has moved within bounds (2602.04879; verl's `dppo_tv`).
 
     The difference π − π_old of the sampled token stands for the total variation. A rare token may so become many times
     likelier, and a common one hardly at all, the reverse of what a ratio clip allows. Bounds of 0.2 are our choice, as

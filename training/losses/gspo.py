@@ -23,7 +23,8 @@ class GSPO(SequenceLoss):
 
     Written in its token form, sg[s]·π/sg[π] (eq. 14), which has the same value and, as long as a sequence has one
     advantage, the same gradient; advantages may then also differ by turn. The mean is over all sampled tokens of the
-    episode, whatever their credit.
+    episode, whatever their credit. Under `seq-mean-token-sum` each sequence's loss is multiplied by its length: LUSPO
+    (2602.05261), under which long answers are worth no less a token than short ones.
     """
 
     name: Literal["gspo"] = "gspo"
@@ -31,7 +32,7 @@ class GSPO(SequenceLoss):
     """Ratios are clipped below at 1 − this."""
     high: float = Field(default=4e-4, gt=0)
     """Ratios are clipped above at 1 + this."""
-    reductions: ClassVar[tuple[Reduction, ...] | None] = ("seq-mean-token-mean",)
+    reductions: ClassVar[tuple[Reduction, ...] | None] = ("seq-mean-token-mean", "seq-mean-token-sum")
 
     def sequences(self, now: Now) -> torch.Tensor:
         """[S] s."""

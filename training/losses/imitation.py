@@ -31,6 +31,11 @@ class ImitationLoss(Settings):
         """Whether turns that were malformed or not understood are context only."""
         return False
 
+    @property
+    def needs_estimate(self) -> bool:
+        """Whether its advantages are those of the run's estimator, as a fresh token's are; else R − b."""
+        return False
+
     def weighted(self, now: Now, weight_N: torch.Tensor) -> torch.Tensor:
         """[N] loss of each token times its weight, before the normaliser."""
         raise NotImplementedError
@@ -48,7 +53,7 @@ class SIL(ImitationLoss):
     """−w·min(π/μ, C)·A⁺·log π: self-imitation (Oh et al. 2018, 1806.05635, eq. 2), without a learnt value.
 
     The truncated ratio corrects for how far the policy has moved since and carries no gradient. A⁺ = (R − b)₊, b the
-    group's mean, is at most 1, as in the authors' code.
+    group's mean, is at most 1, as in the authors' code, and never divided by a deviation.
 
     >>> now = Now(torch.zeros(1), torch.full((1,), -5.0), torch.ones(1), torch.zeros(1).long())
     >>> SIL().weighted(now, torch.ones(1)).item(), SIL().factor(now).item()
@@ -79,6 +84,11 @@ class Shaped(ImitationLoss):
     beta: float = Field(default=0.1, gt=0)
     """β."""
 
+    @property
+    def needs_estimate(self) -> bool:
+        """Whether its advantages are those of the run's estimator: it goes on with what the policy's loss began."""
+        return True
+
     def weighted(self, now: Now, weight_N: torch.Tensor) -> torch.Tensor:
         """[N] loss of each token times its weight, before the normaliser."""
         ratio_N = ratio(now.logp_N, now.old_logp_N)
@@ -107,10 +117,15 @@ class Replayed(ImitationLoss):
     dual: float | None = None
     """As `Clip.dual`."""
 
+    @property
+    def needs_estimate(self) -> bool:
+        """Whether its advantages are those of the run's estimator: it goes on with what the policy's loss began."""
+        return True
+
     @model_validator(mode="after")
     def _consistent(self) -> Replayed:
         self.bounds()
-        if self.base == "current" and {"low", "high", "dual"} & self.model_fields_set:
+        if self.base == "current" and {"low", "high", "dual"} & self.changed:
             raise ValueError("base = 'current' has the ratio 1, which nothing clips: leave out low, high and dual")
         return self
 
@@ -135,7 +150,7 @@ class Supervised(ImitationLoss):
     """−w·log π of what is replayed, whatever its advantage: fine-tuning on the policy's own successes.
 
     With `mask_errors`, turns that were malformed or not understood are context only and have no weight: the model
-    sees a mistake and learns the recovery from it (the partial masking of STeP).
+    sees a mistake and learns the recovery from it (the partial masking of STeP, 2505.20023).
     """
 
     name: Literal["supervised"] = "supervised"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import numpy as np
 from pydantic import PrivateAttr
 
 from agentkit.lazy import lazy_module
@@ -39,8 +40,13 @@ class PolicyLoss(Settings):
         """[N] True where the loss takes the gradient away; by default nowhere."""
         return torch.zeros_like(now.logp_N, dtype=torch.bool)
 
-    def fitted(self, now: Now) -> PolicyLoss:
-        """The loss with the numbers set that depend on all tokens of the optimizer step; they carry no gradient."""
+    def fitted(self, now: Now, rng: np.random.Generator | None = None) -> PolicyLoss:
+        """The loss with the numbers set that depend on all tokens of the optimizer step; they carry no gradient.
+
+        Args:
+            now: All tokens of the optimizer step.
+            rng: For losses that choose among tokens at random.
+        """
         return self
 
 
@@ -57,7 +63,7 @@ class SequenceLoss(PolicyLoss):
         """[S] number of each sequence, from all tokens of the optimizer step."""
         raise NotImplementedError
 
-    def fitted(self, now: Now) -> Self:
+    def fitted(self, now: Now, rng: np.random.Generator | None = None) -> Self:
         """Itself, knowing the number of each sequence."""
         fitted = self.model_copy()
         fitted._value_S = self.sequences(now._replace(logp_N=now.logp_N.detach()))

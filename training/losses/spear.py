@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from agentkit.lazy import lazy_module
 from agentkit.training.losses.clip import Clip, beyond, surrogate
+from agentkit.training.losses.covariance import drawn
 from agentkit.training.losses.imitation import ImitationLoss
 from agentkit.training.losses.terms import Now, ratio
 
@@ -19,17 +18,15 @@ if TYPE_CHECKING:
 else:
     torch = lazy_module("torch")
 
-Floats = NDArray[np.float64]
-
 
 class SPEAR(ImitationLoss):
     """The replay loss of SPEAR (2509.22601): recalibrated advantage, clip, covariance clipping.
 
-    The advantage is R − P50 (`recalibrated`), the ratio that to the policy that acted. Of the tokens whose advantage
-    and log-probability go together most, (A − mean A)(log π − mean log π) between `least` and `most`, a random
-    `dropped` share of all replayed tokens is not learnt from (Clip-Cov, as in the authors' code): these make a policy
-    sure too early. They stay in the normaliser. The dual clip bounds bad tokens only, and recalibration leaves none,
-    so there is no such number. Numbers are those of the authors' runs on agent tasks.
+    The advantage is (R − P50)₊ (`imitation.baseline`), the ratio that to the policy that acted. Of the tokens whose
+    advantage and log-probability go together most, (A − mean A)(log π − mean log π) between `least` and `most`, a
+    random `dropped` share of all replayed tokens is not learnt from (Clip-Cov, as in the authors' code): these make a
+    policy sure too early. They stay in the normaliser. The dual clip bounds bad tokens only, and recalibration leaves
+    none, so there is no such number. Numbers are those of the authors' runs on agent tasks.
     """
 
     name: Literal["spear"] = "spear"
@@ -43,8 +40,6 @@ class SPEAR(ImitationLoss):
     """Covariance above which a token may be dropped (1 on mathematics)."""
     most: float = 60.0
     """Covariance from which on it may not (40 on mathematics)."""
-    history: int = Field(default=10_240, ge=1)
-    """Most group means that P50 is taken over."""
 
     @model_validator(mode="after")
     def _consistent(self) -> SPEAR:
@@ -57,15 +52,6 @@ class SPEAR(ImitationLoss):
         """Whether it chooses among all replayed tokens first, which costs a pass without gradient."""
         return self.dropped > 0
 
-    def recalibrated(self, return_E: Floats, mean_K: Sequence[float]) -> Floats:
-        """[E] (R − P50)₊ of episodes that went better than their group: those that still go better than most.
-
-        Args:
-            return_E: Returns of the episodes.
-            mean_K: Mean return of each group of past iterations, oldest first.
-        """
-        return np.maximum(return_E - np.median(mean_K[-self.history :]), 0.0)
-
     def weighted(self, now: Now, weight_N: torch.Tensor) -> torch.Tensor:
         """[N] loss of each token times its weight, before the normaliser."""
         return weight_N * surrogate(ratio(now.logp_N, now.old_logp_N), now.advantage_N, self._bounds)
@@ -77,14 +63,7 @@ class SPEAR(ImitationLoss):
 
     def kept(self, now: Now, rng: np.random.Generator) -> torch.Tensor:
         """[N] False for the tokens that covariance clipping drops."""
-        logp_N, advantage_N = now.logp_N.double(), now.advantage_N.double()
-        covariance_N = (advantage_N - advantage_N.mean()) * (logp_N - logp_N.mean())
-        free_N = ~beyond(ratio(now.logp_N, now.old_logp_N), now.advantage_N, self._bounds)
-        places = torch.nonzero(free_N & (covariance_N > self.least) & (covariance_N < self.most))[:, 0].numpy()
-        num = min(len(places), max(1, round(self.dropped * len(logp_N))))
-        kept_N = torch.ones(len(logp_N), dtype=torch.bool)
-        kept_N[torch.from_numpy(rng.choice(places, size=num, replace=False))] = False
-        return kept_N
+        return ~drawn(now, self._bounds, self.dropped, (self.least, self.most), rng)
 
     @property
     def _bounds(self) -> Clip:

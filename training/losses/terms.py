@@ -28,11 +28,13 @@ class Now(NamedTuple):
     """Number of each token's sequence, 0, 1, … in the optimizer step. A sequence is an episode's tokens in the step,
     however many rows and micro-batches they are in."""
     weight_N: torch.Tensor | None = None
-    """Credit; None counts all tokens alike. The loss of a token is multiplied by it elsewhere."""
+    """What the loss of a token is multiplied by elsewhere: credit times factors. None counts all tokens alike."""
     group_N: torch.Tensor | None = None
     """Number of the group of each token's episode; None unless a loss `needs_groups`."""
     reference_logp_N: torch.Tensor | None = None
     """log π_ref; None unless something asks the reference."""
+    place_N: torch.Tensor | None = None
+    """Place of each token in the optimizer step; None for all of it, in order."""
 
     def at(self, places_M: torch.Tensor, logp_M: torch.Tensor) -> Now:
         """M of the tokens, with these log-probabilities of the policy that learns, and on their device."""

@@ -21,7 +21,7 @@ LEAST_LOG_RATIO = math.log(1e-8)
 
 
 class VESPO(SequenceLoss):
-    """−sg[φ(w)]·Â·log π with φ(w) = e^λ·w^k·e^{−λw}, w = Π ρ over the sequence (as in TRL and verl).
+    """−sg[φ(w)]·Â·log π with φ(w) = e^λ·w^k·e^{−λw}, w = Π ρ over the sequence (2602.10693; as in TRL and verl).
 
     φ is 1 at w = 1 and fades on either side, at w = k/λ at its peak.
     """

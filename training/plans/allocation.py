@@ -52,6 +52,8 @@ class Hints(Settings):
     def _text_where_needed(self) -> Hints:
         if (self.source == "text") != bool(self.text):
             raise ValueError(f"hints.source = {self.source!r} and hints.text = {self.text!r}: only 'text' needs a text")
+        if self.source == "text" and "turns" in self.changed:
+            raise ValueError(f"hints.source = 'text' and hints.turns = {self.turns}: only the expert's turns are told")
         return self
 
 

@@ -1,4 +1,4 @@
-"""Drafts: the responses of a task's last visit are kept as far as the policy still agrees with them (SPEC-RL)."""
+"""Drafts: the responses of a task's last visit are kept as far as the policy agrees with them (SPEC-RL, 2509.23232)."""
 
 from __future__ import annotations
 

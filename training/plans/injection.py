@@ -7,11 +7,11 @@ keeps a ratio to the policy that sampled it, which the clip and `mismatch` see.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from agentkit.errors import ConfigError
@@ -30,12 +30,20 @@ if TYPE_CHECKING:
 class Injection(RolloutPlan):
     """What the plans that inject successes share: their store, and how an episode joins a group."""
 
+    name: str
     capacity: int = Field(default=8, ge=1)
     """Most successes kept of a task; the oldest leave (ARPO: 8)."""
     least_return: float = 0.1
     """A success is kept if its return exceeds this (ARPO: 0.1)."""
     old_logprobs: OldLogprobs = "recomputed"
     """Log-probabilities of injected tokens; see `OldLogprobs`."""
+
+    def _check_pool(self, config: TrainConfig) -> None:
+        if config.task_pool is None:
+            raise ConfigError(
+                f"plan = {self.name!r} and task_pool = None: no task is played twice, so no success is ever injected; "
+                "set a task_pool"
+            )
 
     def _joined(self, ground: Ground, chosen: Sequence[tuple[str, Episode]]) -> list[Episode]:
         """The chosen episodes as members of the groups of these ids."""
@@ -55,6 +63,10 @@ class ARPO(Injection):
     """Population standard deviation of returns below which attempts count as alike (the authors' code)."""
     failed_mean: float = 0.2
     """Mean return below which they count as failed (the authors' code)."""
+
+    def check(self, config: TrainConfig, env_id: str) -> None:
+        """Refuse runs that never come back to a task."""
+        self._check_pool(config)
 
     def patch(self, ground: Ground, played: Sequence[Episode], state: State) -> Patched:
         """Replace the first attempt of each failed group, then store this iteration's successes."""
@@ -92,7 +104,8 @@ class RLEP(Injection):
     """Stored successes that a task needs for any to be added."""
 
     def check(self, config: TrainConfig, env_id: str) -> None:
-        """Refuse a store that never holds `at_least`."""
+        """Refuse runs that never come back to a task, and a store that never holds `at_least`."""
+        self._check_pool(config)
         if self.at_least > self.capacity:
             raise ConfigError(f"plan.at_least = {self.at_least} exceeds plan.capacity = {self.capacity}: none is added")
 
@@ -117,7 +130,7 @@ class ExGRPO(Injection):
     Tasks solved k times, 0 < k < G, are in the buffer under their latest such k, also if a later group had no success
     at all (our choice: they need it most); one whose whole group succeeds leaves it for good. A share of the
     iteration's tasks, the last of them, gives way to tasks of the buffer, drawn by
-    p ∝ exp(−(k − G/2)² / 2σ²) without replacement (the authors' code; their paper has a much flatter law over k/G).
+    p ∝ exp(−(k/G − μ)² / 2σ²) without replacement.
     Such a group has G − 1 attempts and, of the task's stored successes, the one with the least mean entropy under the
     policy, here over its sampled tokens only. The shaping w/(w + β) of the replayed ratio is a matter of the loss and
     not done here.
@@ -127,8 +140,11 @@ class ExGRPO(Injection):
     old_logprobs: OldLogprobs = "stored"
     share: float = Field(default=0.5, gt=0, le=1)
     """ρ: most of the iteration's tasks that are replaced, as a share."""
+    center: float = Field(default=0.5, ge=0, le=1)
+    """μ: the success rate drawn most."""
     sigma: float = Field(default=1.0, gt=0)
-    """σ in successes of a group."""
+    """σ in success rate: 1 in the paper, which is nearly uniform. The authors' code has one success of G, 0.125 where
+    G = 8: a task that is half solved is then drawn 90 times as often as one solved once."""
     start_above: float = Field(default=0.35, ge=0, lt=1)
     """Nothing is replaced before an iteration's success rate has once exceeded this."""
 
@@ -162,10 +178,18 @@ class ExGRPO(Injection):
         num = min(int(self.share * len(tasks)), len(counts))
         if not num:
             return []
-        keys, half = sorted(counts), ground.config.group_size / 2
-        weights = np.array([math.exp(-((counts[key] - half) ** 2) / (2 * self.sigma**2)) for key in keys])
+        keys = sorted(counts)
+        weights = self.task_weights(np.array([counts[key] for key in keys]) / ground.config.group_size)
         picks = ground.rng(self.name).choice(len(keys), size=num, replace=False, p=weights / weights.sum())
         return [read(ground.log, stored_ids(state, keys[pick])[0]).task for pick in sorted(picks.tolist())]
+
+    def task_weights(self, rate_K: NDArray[np.float64]) -> NDArray[np.float64]:
+        """[K] what tasks of these success rates are drawn in proportion to.
+
+        >>> ExGRPO(sigma=1 / 8).task_weights(np.array([4 / 8, 3 / 8, 1 / 8])).round(3).tolist()
+        [1.0, 0.607, 0.011]
+        """
+        return np.exp(-((rate_K - self.center) ** 2) / (2 * self.sigma**2))
 
     def _surest(self, ground: Ground, ids: Sequence[str]) -> Episode:
         episodes = [read(ground.log, id) for id in ids]

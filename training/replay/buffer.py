@@ -6,6 +6,7 @@ end of any iteration can be read again, whatever was written after it.
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import warnings
 from collections import OrderedDict, defaultdict
@@ -54,7 +55,6 @@ class ReplayBuffer:
         self._of_task: defaultdict[str, OrderedDict[int, Entry]] = defaultdict(OrderedDict)
         self._of_version: defaultdict[int, set[int]] = defaultdict(set)
         self._priorities: dict[int, float] = {}
-        self._rates: dict[str, float] = {}
         self._free: list[int] = []
         self._num_slots = 0
         self._tree: SumTree | None = None
@@ -77,7 +77,7 @@ class ReplayBuffer:
 
     @config.setter
     def config(self, config: BufferConfig) -> None:
-        if config.select != self._config.select:
+        if not config.select.draws_like(self._config.select):
             self._tree = None
         self._config = config
 
@@ -88,6 +88,8 @@ class ReplayBuffer:
         *,
         iteration: int,
         version: int,
+        returns: Sequence[float] | None = None,
+        turn_advantages: Sequence[tuple[float, ...]] | None = None,
         quarantined: Collection[str] = (),
     ) -> int:
         """Admit what is worth it and drop what is stale or too much; returns how many were admitted.
@@ -100,36 +102,33 @@ class ReplayBuffer:
             advantages: R − mean of the group, one each.
             iteration: When; the buffer can be restored to the end of any iteration.
             version: Optimizer steps so far, against which staleness is counted.
+            returns: R, penalties included, one each; None for the sums of the recorded rewards.
+            turn_advantages: What the estimator gave each turn, or nothing; None for nothing.
             quarantined: Ids of the memories in quarantine.
         """
-        admitted = [
-            (episode, float(advantage))
-            for episode, advantage in zip(episodes, advantages, strict=True)
+        returns = [episode.episode_return for episode in episodes] if returns is None else returns
+        turn_advantages = [()] * len(episodes) if turn_advantages is None else turn_advantages
+        drafts = [
+            _draft(episode, float(advantage), float(total), of_turns)
+            for episode, advantage, total, of_turns in zip(episodes, advantages, returns, turn_advantages, strict=True)
             if self._is_wanted(episode, float(advantage)) and self._is_sound(episode, quarantined)
         ]
-        fresh = self._admit(admitted)
+        fresh = self._admit(drafts)
         self._expire(version)
-        played: defaultdict[str, list[bool]] = defaultdict(list)
-        for episode in episodes:
-            played[episode.task.key].append(episode.success)
-        rates = {task: sum(won) / len(won) for task, won in played.items()}
         alive = sorted(number for number in self._refreshed if number in self._entries)
         try:
-            self._storage.write(iteration, fresh, self._left, {n: self._priorities[n] for n in alive}, rates)
+            self._storage.write(iteration, fresh, self._left, {n: self._priorities[n] for n in alive})
         except RecordError:
             self._load()  # as it was before: nothing has been written
             raise
         self._refreshed.clear()
         self._left.clear()
-        if rates:
-            self._rates |= rates
-            self._all = None
         return len(fresh)
 
     def _is_wanted(self, episode: Episode, advantage: float) -> bool:
         admit, bar = self._config.admit, self._config.admit_above
-        if admit == "success":
-            return episode.success and advantage > bar
+        if admit in {"success", "better"}:
+            return advantage > bar and (episode.success or admit == "better")
         return admit == "any" or abs(advantage) > bar
 
     def _is_sound(self, episode: Episode, quarantined: Collection[str]) -> bool:
@@ -141,23 +140,13 @@ class ReplayBuffer:
             warnings.warn(message, RuntimeWarning, stacklevel=3)
         return verdict.status == "active"
 
-    def _admit(self, admitted: Iterable[tuple[Episode, float]]) -> list[Entry]:
+    def _admit(self, drafts: Iterable[Entry]) -> list[Entry]:
         """Take these in; what is too much leaves."""
         fresh: list[Entry] = []
         top = self._top_priority() if isinstance(self._config.select, Priority) else None
-        for episode, advantage in admitted:
-            sampled = sum(len(turn.logprobs) for turn in episode.turns)
-            entry = Entry(
-                number=self._next,
-                episode_id=episode.id,
-                advantage=advantage,
-                policy_version=episode.policy_version,
-                task=episode.task.key,
-                group=episode.group_id,
-                episode_return=episode.episode_return,
-                mean_logp=sum(sum(turn.logprobs) for turn in episode.turns) / max(1, sampled),
-                slot=heapq.heappop(self._free) if self._free else self._num_slots,
-            )
+        for draft in drafts:
+            slot = heapq.heappop(self._free) if self._free else self._num_slots
+            entry = dataclasses.replace(draft, number=self._next, slot=slot)
             self._next += 1
             fresh.append(entry)
             if top is not None:
@@ -261,7 +250,7 @@ class ReplayBuffer:
     def refresh(self, entries: Sequence[Entry], priorities: Iterable[float]) -> None:
         """Give entries new priorities; the next `update` writes them down."""
         for entry, priority in zip(entries, priorities, strict=True):
-            if entry.number in self._entries:
+            if entry.number in self._entries and self._priorities.get(entry.number) != priority:
                 self._priorities[entry.number] = float(priority)
                 self._refreshed.add(entry.number)
                 self._all = None
@@ -289,15 +278,12 @@ class ReplayBuffer:
         return self._tree
 
     def _candidates(self, entries: Sequence[Entry]) -> Candidates:
-        tasks: dict[str, int] = {}
         groups: dict[str, int] = {}
         return Candidates(
             advantage_M=np.array([entry.advantage for entry in entries], np.float64),
             return_M=np.array([entry.episode_return for entry in entries], np.float64),
             mean_logp_M=np.array([entry.mean_logp for entry in entries], np.float64),
             priority_M=np.array([self._priorities.get(entry.number, 1.0) for entry in entries], np.float64),
-            rate_M=np.array([self._rates.get(entry.task, 0.0) for entry in entries], np.float64),
-            task_M=np.array([tasks.setdefault(entry.task, len(tasks)) for entry in entries], np.int64),
             group_M=np.array([groups.setdefault(entry.group, len(groups)) for entry in entries], np.int64),
             entropy_of=lambda places: np.zeros(len(places)),
         )
@@ -335,7 +321,23 @@ class ReplayBuffer:
         stored = self._storage.read()
         self._forget()
         self._rows = {}
-        self._next, self._priorities, self._rates = stored.next, stored.priorities, stored.rates
+        self._next, self._priorities = stored.next, stored.priorities
         for entry in stored.entries:
             self._take_in(entry)
         self._free = sorted(set(range(self._num_slots)) - {entry.slot for entry in stored.entries})
+
+
+def _draft(episode: Episode, advantage: float, total: float, turn_advantages: tuple[float, ...]) -> Entry:
+    """The entry of an episode, without a number or a place yet."""
+    sampled = sum(len(turn.logprobs) for turn in episode.turns)
+    return Entry(
+        number=0,
+        episode_id=episode.id,
+        advantage=advantage,
+        policy_version=episode.policy_version,
+        task=episode.task.key,
+        group=episode.group_id,
+        episode_return=total,
+        mean_logp=sum(sum(turn.logprobs) for turn in episode.turns) / max(1, sampled),
+        turn_advantages=turn_advantages,
+    )

@@ -22,8 +22,10 @@ class Entry:
     group: str = ""
     """Id of its group."""
     episode_return: float = 0.0
-    """R, without penalties for format."""
+    """R, penalties included, as the advantages of its iteration had it."""
     mean_logp: float = 0.0
     """Mean log-probability of its sampled tokens under the policy that acted."""
     slot: int = 0
     """Its place among the leaves of the sum tree."""
+    turn_advantages: tuple[float, ...] = ()
+    """What the run's estimator gave each of its turns; empty where every turn counts as R − b."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Collection as Names
 from collections.abc import Sequence
 from typing import Any
@@ -11,23 +12,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agentkit.training.advantages import within_groups
+from agentkit.training.advantages import Outcomes, within_groups
 from agentkit.training.batch import Batch
 from agentkit.training.collector import Collection
 from agentkit.training.config import TrainConfig
 from agentkit.training.gradients import imitation_gradient
-from agentkit.training.losses import SPEAR
 from agentkit.training.masks import masked, valid_turns
 from agentkit.training.mismatch import Mismatch
 from agentkit.training.models import Models
 from agentkit.training.replay.buffer import ReplayBuffer
 from agentkit.training.replay.entry import Entry
 from agentkit.training.replay.selection import Priority
+from agentkit.training.replay.settings import ImitationConfig
 from agentkit.training.stream import Stream
 
 Floats = NDArray[np.float64]
-HISTORY = 10_240
-"""Group means kept for the median under other losses than SPEAR's, whose `history` says it: SPEAR's number."""
 
 
 class Imitation:
@@ -44,7 +43,9 @@ class Imitation:
         self.buffer = buffer
         self._models, self._temperature, self._rng = models, temperature, rng
         self.means: list[float] = []
-        """Mean returns of the groups so far, the newest last."""
+        """Mean R of the groups so far, the newest last."""
+        self.replayed: list[str] = []
+        """Ids of the episodes of the last replay."""
         self._awake = False  # whether an iteration has gone well enough for replay to begin
 
     def gradient(self, config: TrainConfig, tasks: Sequence[str] = ()) -> dict[str, float]:
@@ -56,18 +57,22 @@ class Imitation:
         """
         settings = config.imitation
         entries = self._chosen(config, tasks) if len(self.buffer) else []
+        self.replayed = [entry.episode_id for entry in entries]
         if not entries:
             return {}
-        advantage_E = self._advantages(config, entries)
-        stream = replayed_stream(self._models, config, self.buffer, entries, advantage_E, settings.mismatch)
+        gain_E = self._gains(settings, entries)
+        advantages = _advantages(settings, entries, gain_E)
+        stream = replayed_stream(self._models, config, self.buffer, entries, advantages, settings.mismatch)
         if isinstance(settings.select, Priority):
             weight_E = torch.from_numpy(self.buffer.importance(entries)).float()
             stream = dataclasses.replace(stream, weight_N=stream.weight_N * weight_E[stream.episode_N])
-            self.buffer.refresh(entries, np.abs(advantage_E))
+            self.buffer.refresh(entries, np.abs(gain_E).tolist())
         if settings.loss.skips_errors:
             stream = masked(stream, valid_turns([self.buffer.episode(entry) for entry in entries]))
         model = self._models.policy.model
-        return imitation_gradient(model, stream, settings.weight, config, self._temperature, self._rng)
+        return imitation_gradient(
+            model, stream, settings.weight, config, self._temperature, self._rng, reduction=settings.reduction
+        )
 
     def _chosen(self, config: TrainConfig, tasks: Sequence[str]) -> list[Entry]:
         """What is replayed at this step; nothing before there is enough."""
@@ -86,13 +91,12 @@ class Imitation:
             num = sum(entry.episode_return > ask["above"] for entry in buffer.entries)
         return buffer.sample(settings.episodes_per_step, self._rng, **ask) if num >= settings.wait_for_entries else []
 
-    def _advantages(self, config: TrainConfig, entries: Sequence[Entry]) -> Floats:
+    def _gains(self, settings: ImitationConfig, entries: Sequence[Entry]) -> Floats:
         """[E] how much better the entries went than what they are judged by."""
-        judged_by = config.imitation.judged_by
-        if judged_by == "group":
+        if settings.judged_by == "group":
             return np.array([entry.advantage for entry in entries])
-        return_E = config.outcomes([self.buffer.episode(entry) for entry in entries]).return_E
-        if judged_by == "p50":
+        return_E = np.array([entry.episode_return for entry in entries])
+        if settings.judged_by == "p50":
             return np.maximum(return_E - np.median(self.means), 0.0)
         task_E = np.unique([entry.task for entry in entries], return_inverse=True)[1]
         centred_E, deviation_G = within_groups(return_E, task_E, int(task_E.max()) + 1)
@@ -126,23 +130,25 @@ class Imitation:
             iteration: Iterations done, this one included.
             quarantined: Ids of the memories in quarantine.
         """
-        settings, patched = config.imitation, collection.patched
+        settings, patched, outcomes = config.imitation, collection.patched, batch.outcomes
         if settings.empty_after_use and used:
             self.buffer.empty()
         own = [i for i in range(len(batch.episodes)) if i not in patched.injected]
-        gain_E = batch.gain_E.tolist()
+        extra, of_turns = patched.extra, _estimated(config, outcomes)
+        extra_returns = config.outcomes(extra).return_E.tolist() if extra else []
         admitted = self.buffer.update(
-            [*(batch.episodes[i] for i in own), *patched.extra],
-            [*(gain_E[i] for i in own), *([patched.gain] * len(patched.extra))],
+            [*(batch.episodes[i] for i in own), *extra],
+            [*(float(batch.gain_E[i]) for i in own), *([patched.gain] * len(extra))],
             iteration=iteration,
             version=self._models.policy.version,
+            returns=[*(float(outcomes.return_E[i]) for i in own), *extra_returns],
+            turn_advantages=[*(of_turns[i] for i in own), *([()] * len(extra))],
             quarantined=quarantined,
         )
         self._awake |= collection.values["success"] > settings.wait_for_success
         if settings.judged_by == "p50":
-            outcomes = batch.outcomes
             self.means += (np.bincount(outcomes.group_E, outcomes.return_E) / np.bincount(outcomes.group_E)).tolist()
-            del self.means[: -(settings.loss.history if isinstance(settings.loss, SPEAR) else HISTORY)]
+            del self.means[: -settings.p50_groups]
         return {"imitation/admitted": admitted, "imitation/entries": len(self.buffer)}
 
     def state(self) -> dict[str, Any]:
@@ -154,20 +160,46 @@ class Imitation:
         self.means, self._awake = list(state["means"]), state["awake"]
 
 
+def _estimated(config: TrainConfig, outcomes: Outcomes) -> list[tuple[float, ...]]:
+    """[E] what the run's estimator gives each turn of an episode, where replay will ask; else nothing.
+
+    It is of all that was collected, before any filter and without the modifiers. An estimator that needs a critic is
+    not asked: it would have to value every entry anew, as the policy has moved on.
+    """
+    settings = config.imitation
+    asked = settings.loss.needs_estimate and settings.judged_by == "group" and config.advantage.needs_values is None
+    if not asked:
+        return [()] * len(outcomes.return_E)
+    advantage_U = config.advantage.turns(outcomes)
+    return [tuple(advantage_U[first:end].tolist()) for first, end in itertools.pairwise(outcomes.starts)]
+
+
+def _advantages(settings: ImitationConfig, entries: Sequence[Entry], gain_E: Floats) -> list[Floats]:
+    """Of each entry the advantages of its turns, or one for all."""
+    if settings.judged_by != "group" or not settings.loss.needs_estimate:
+        return [np.array([gain]) for gain in gain_E]
+    return [np.array(entry.turn_advantages or (entry.advantage,)) for entry in entries]
+
+
 def replayed_stream(
     models: Models,
     config: TrainConfig,
     buffer: ReplayBuffer,
     entries: Sequence[Entry],
-    advantage_E: Floats,
+    advantages: Sequence[Floats],
     mismatch: Mismatch | None = None,
 ) -> Stream:
-    """The stream of replayed entries, with an advantage each and the weights of `mismatch`."""
+    """The stream of replayed entries, with the weights of `mismatch`; of each the advantages of its turns, or one."""
     rows = [dataclasses.replace(row, episode=i) for i, entry in enumerate(entries) for row in buffer.rows(entry)]
-    counts = [row.num_sampled for row in rows]
-    advantage_N = torch.from_numpy(np.repeat(advantage_E[[row.episode for row in rows]], counts))
+    each_R = [advantages[row.episode] for row in rows]
+    advantage_N = np.concatenate(
+        [
+            each[row.turns[row.sampled]] if len(each) > 1 else np.repeat(each, row.num_sampled)
+            for row, each in zip(rows, each_R, strict=True)
+        ]
+    )
     reference = models.measure_reference(rows) if config.credit.needs_reference else None
-    stream = models.stream(config, rows, advantage_N, reference, measured=mismatch is not None)
+    stream = models.stream(config, rows, torch.from_numpy(advantage_N), reference, measured=mismatch is not None)
     if mismatch is not None:
         stream, _ = mismatch.corrected(stream)
     return dataclasses.replace(stream, episode_ids=[entry.episode_id for entry in entries])

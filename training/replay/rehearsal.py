@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from agentkit.errors import ConfigError
+from agentkit.memory.records import Episode
 from agentkit.training.config import TrainConfig
+from agentkit.training.forward import check_vocabulary
 from agentkit.training.gradients import imitation_gradient
 from agentkit.training.masks import masked, valid_turns
 from agentkit.training.models import Models
 from agentkit.training.replay.buffer import ReplayBuffer
 from agentkit.training.replay.imitation import replayed_stream
 from agentkit.training.replay.retention import Retention
+from agentkit.training.rows import build_rows
+from agentkit.training.sft import written_tokens
 
 
 class Rehearsal:
@@ -37,10 +43,13 @@ class Rehearsal:
     ) -> None:
         self.replays = 0
         """Replays done."""
+        self.replayed: list[str] = []
+        """Ids of the episodes of the last replay, none where none was due."""
         self._buffer, self._models, self._temperature, self._rng = buffer, models, temperature, rng
         self._anchor: list[torch.Tensor] = []
         if settings.anchor > 0:
             self._anchor = [parameter.detach().clone() for parameter in models.learns]
+        _check_tokens(models, [buffer.episode(entry) for entry in buffer.entries], settings.log)
 
     def gradient(self, config: TrainConfig, days: float) -> dict[str, float]:
         """Backward of the loss of a replay and of the anchor's pull; returns metrics, none if no replay is due.
@@ -49,12 +58,13 @@ class Rehearsal:
             config: The numbers as the schedules have them.
             days: Model time of the run.
         """
-        settings = config.retention
+        settings, self.replayed = config.retention, []
         if settings is None or not settings.is_due(days, self.replays):
             return {}
         self.replays += 1
         entries = self._buffer.sample(settings.episodes, self._rng)
-        stream = replayed_stream(self._models, config, self._buffer, entries, np.ones(len(entries)))
+        self.replayed = [entry.episode_id for entry in entries]
+        stream = replayed_stream(self._models, config, self._buffer, entries, [np.ones(1)] * len(entries))
         if settings.loss.skips_errors:
             stream = masked(stream, valid_turns([self._buffer.episode(entry) for entry in entries]))
         model = self._models.policy.model
@@ -76,3 +86,12 @@ class Rehearsal:
         """Close the buffer and its log."""
         self._buffer.close()
         self._buffer.log.close()
+
+
+def _check_tokens(models: Models, episodes: Sequence[Episode], log: str) -> None:
+    """Raise `ConfigError` unless the episodes were recorded with the tokenizer of the policy."""
+    try:
+        rows, _ = build_rows(episodes, written_tokens(models.policy))
+        check_vocabulary(models.policy.model, rows, [episode.id for episode in episodes])
+    except ConfigError as error:
+        raise ConfigError(f"retention.log = {log!r}: {error}") from error

@@ -25,15 +25,11 @@ class Candidates(NamedTuple):
     advantage_M: Floats
     """R − b at admission."""
     return_M: Floats
-    """R."""
+    """R, penalties included."""
     mean_logp_M: Floats
     """Mean recorded log-probability of the sampled tokens."""
     priority_M: Floats
     """Priority, as last refreshed."""
-    rate_M: Floats
-    """Success rate of the task when it was last played."""
-    task_M: Ints
-    """Equal numbers for entries of one task."""
     group_M: Ints
     """Equal numbers for entries of one group."""
     entropy_of: Callable[[Ints], Floats]
@@ -52,6 +48,10 @@ class Select(Settings):
     def is_drawn(self) -> bool:
         """Whether each entry is drawn by a mass of its own, whatever the others are."""
         return type(self).masses is not Select.masses
+
+    def draws_like(self, other: Select) -> bool:
+        """Whether it gives every entry the mass that the other rule gives it."""
+        return self == other
 
     def masses(self, entries: Candidates) -> Floats:
         """[M] what each is drawn in proportion to."""
@@ -83,7 +83,7 @@ class Uniform(Select):
 
 
 class ByAdvantage(Select):
-    """In proportion to |R − b|^α (VL-Rethinker's selective sample replay, with α = 1)."""
+    """In proportion to |R − b|^α (selective sample replay of VL-Rethinker, 2504.08837, with α = 1)."""
 
     name: Literal["advantage"] = "advantage"
     alpha: float = Field(default=1.0, ge=0)
@@ -99,7 +99,9 @@ class Priority(Select):
 
     What is new has the greatest priority there is, so that everything is soon replayed once. Replayed entries count
     (M·P)^−β over the greatest of the draw. `schedules."imitation.select.beta"` with `linear`, `start = 0.4`, `end = 1`
-    of β = 1 anneals β as the source does. Episodes are whole draws here, so |A| of the episode stands for |δ|.
+    of β = 1 anneals β as the source does. Episodes are whole draws here, so |A| of the episode stands for |δ|: against
+    `baseline = "group"` it is what it was at admission, and an entry's first replay settles its priority for good; the
+    other baselines change it at each.
     """
 
     name: Literal["priority"] = "priority"
@@ -109,6 +111,10 @@ class Priority(Select):
     """β: 0 corrects nothing, 1 makes the replay's expectation that of a uniform one."""
     epsilon: float = Field(default=1e-6, gt=0)
     """ε."""
+
+    def draws_like(self, other: Select) -> bool:
+        """Whether it gives every entry the mass that the other rule gives it: β has no part in masses."""
+        return isinstance(other, Priority) and (self.alpha, self.epsilon) == (other.alpha, other.epsilon)
 
     def masses(self, entries: Candidates) -> Floats:
         """[M] what each is drawn in proportion to."""
@@ -133,7 +139,7 @@ class P2Value(Select):
     """BTP (2410.12236): in proportion to α·P + (1 − α)·pass rate, P = exp(mean log μ) of the tokens.
 
     α and the law of drawing were not found in the source: ½ and proportional are ours. The pass rate of a program is
-    here the episode's return, cut to [0, 1].
+    here the episode's R, cut to [0, 1].
     """
 
     name: Literal["p2value"] = "p2value"
@@ -193,39 +199,6 @@ class MinEntropy(Select):
         return _last(-entries.entropy_of(np.arange(len(entries.return_M))), num)
 
 
-class Experience(Select):
-    """ExGRPO (2510.02245): tasks by how often they succeed now, of each the attempt of lowest entropy now.
-
-    A task is drawn with p ∝ exp(−(rate − center)²/2σ²) of its newest success rate, without replacement. Tasks of which
-    all or no attempts succeeded last are set aside until that changes (the source retires the former for good).
-    """
-
-    name: Literal["experience"] = "experience"
-    center: float = Field(default=0.5, ge=0, le=1)
-    sigma: float = Field(default=1.0, gt=0)
-    """σ in success rate: 1 in the paper, which is nearly uniform; the authors' code has 1/K, 0.125 for 8 attempts."""
-
-    @property
-    def needs_entropy(self) -> bool:
-        """Whether it asks for entropies under the present policy."""
-        return True
-
-    def task_masses(self, rate: Floats) -> Floats:
-        """What tasks of these success rates are drawn in proportion to."""
-        return np.exp(-((rate - self.center) ** 2) / (2 * self.sigma**2)) * ((rate > 0) & (rate < 1))
-
-    def pick(self, entries: Candidates, num: int, rng: np.random.Generator) -> Ints:
-        """Places of up to `num` different entries."""
-        tasks, first = np.unique(entries.task_M, return_index=True)
-        mass = self.task_masses(entries.rate_M[first])
-        num = min(num, int((mass > 0).sum()))
-        if not num:
-            return np.zeros(0, np.int64)
-        chosen = rng.choice(tasks, size=num, replace=False, p=mass / mass.sum())
-        inside = [np.flatnonzero(entries.task_M == task) for task in chosen]
-        return np.array([places[_last(-entries.entropy_of(places), 1)[0]] for places in inside])
-
-
 class WholeGroups(Select):
     """Whole groups, all alike, as many as fit (rollout replay of DOTS, 2506.05316): advantages still sum to 0."""
 
@@ -240,7 +213,7 @@ class WholeGroups(Select):
 
 
 Selection = Annotated[
-    Uniform | ByAdvantage | Priority | P2Value | Highest | Recent | MaxVariance | MinEntropy | Experience | WholeGroups,
+    Uniform | ByAdvantage | Priority | P2Value | Highest | Recent | MaxVariance | MinEntropy | WholeGroups,
     Field(discriminator="name"),
 ]
 """A rule that chooses entries; see `Select`."""

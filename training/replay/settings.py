@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from agentkit.training.losses import SIL, SPEAR, Replayed, ReplayLoss
+from agentkit.training.losses import SIL, SPEAR, Reduction, Replayed, ReplayLoss
 from agentkit.training.mismatch import Mismatch
-from agentkit.training.replay.selection import ByAdvantage, Experience, MinEntropy, Selection, WholeGroups
+from agentkit.training.replay.selection import ByAdvantage, MinEntropy, Selection, WholeGroups
 from agentkit.training.settings import Settings
 
 
@@ -21,11 +21,11 @@ class BufferConfig(Settings):
     """Most episodes of one task; its oldest leave first. None for any number."""
     newest_group_only: bool = False
     """Whether a task's older episodes leave when a newer group of it enters."""
-    admit: Literal["success", "signal", "any"] = "success"
-    """Successes that beat their group by more than `admit_above`; attempts off their group's mean by more than it,
-    either way; every sound attempt."""
+    admit: Literal["success", "better", "signal", "any"] = "success"
+    """Successes that beat their group's mean by more than `admit_above`; all attempts that do; attempts off the mean by
+    more than it, either way; every sound attempt."""
     admit_above: float = Field(default=0.0, ge=0)
-    """By how much the return must differ from the group's mean."""
+    """By how much R must differ from the group's mean."""
     max_staleness: int | None = Field(default=10, ge=1)
     """Most optimizer steps between the policy that acted and the one that learns; older episodes leave. None: any."""
     select: Selection = Field(default_factory=ByAdvantage)
@@ -45,15 +45,22 @@ class ImitationConfig(BufferConfig):
     weight: float = Field(default=0.5, ge=0)
     """Factor of the imitation loss; 0 turns replay off."""
     episodes_per_step: int = Field(default=16, ge=1)
-    """Episodes replayed with each optimizer step; under `mixed` and `split` see `per_group`."""
+    """Episodes replayed with each optimizer step; under `split` see `per_group`."""
+    own_step: bool = False
+    """Whether replay has one optimizer step of its own after the policy's steps of an iteration, as SPEAR has some, in
+    place of a part in each of them."""
     loss: ReplayLoss = Field(default_factory=SIL)
+    reduction: Reduction = "token-mean"
+    """How the losses of replayed tokens become one number: over the stream's own tokens and episodes."""
     mismatch: Mismatch | None = None
     """Weights the tokens by how likely they still are, π/μ; for a loss whose ratio is to the present policy."""
     baseline: Literal["group", "p50", "split"] | None = None
-    """What a replayed return is judged against: the mean of its own group, when it was played; the median of all
-    group means so far, and only those above it are replayed (SPEAR); the other replayed attempts at the same task, with
-    their standard deviation (RePO). None: `p50` for the loss `spear`, otherwise `group`. Joint groups of replayed and
-    new attempts are a matter of `plan`."""
+    """What a replayed R is judged against: its own group, when it was played; the median of all group means so far, and
+    only those above it are replayed (SPEAR); the other replayed attempts at the same task, with their standard
+    deviation (RePO). None: `p50` for the loss `spear`, otherwise `group`. Joint groups of replayed and new attempts are
+    a matter of `plan`."""
+    p50_groups: int = Field(default=10_240, ge=1)
+    """`p50`: most group means, the newest, that the median is taken over; SPEAR's number."""
     per_group: int = Field(default=8, ge=1)
     """`split`: episodes replayed of each task that the iteration plays."""
     per_group_wait: int = Field(default=2, ge=2)
@@ -86,15 +93,17 @@ class ImitationConfig(BufferConfig):
         splits, of_split = baseline == "split", {"per_group", "per_group_wait"} & given
         if of_split and not splits:
             raise ValueError(f"{' and '.join(sorted(of_split))} and baseline = {baseline!r}: only 'split' reads that")
+        if "p50_groups" in given and baseline != "p50":
+            raise ValueError(f"p50_groups = {self.p50_groups} and baseline = {baseline!r}: only 'p50' reads that")
         if splits and "episodes_per_step" in given:
             raise ValueError("episodes_per_step and baseline = 'split': how many are replayed is set by per_group")
-        if splits and isinstance(self.select, WholeGroups | Experience):
+        if splits and isinstance(self.select, WholeGroups):
             raise ValueError(f"select = {self.select.name!r} and baseline = 'split': it does not choose within a task")
         if splits and self.per_task is not None and self.per_group_wait > self.per_task:
             raise ValueError(f"per_group_wait = {self.per_group_wait} exceeds per_task = {self.per_task}")
         if isinstance(self.select, MinEntropy) and not splits:
             raise ValueError(
                 f"select = 'min-entropy' and baseline = {baseline!r}: the whole buffer would be measured at each step; "
-                "choose baseline = 'split' or select = 'experience'"
+                "choose baseline = 'split'"
             )
         return self

@@ -1,7 +1,7 @@
 """Storage: the file of a replay buffer, from which its state at the end of any iteration can be read again.
 
-An entry is never changed after it is written but for the iteration in which it left, and what does change (priorities,
-success rates) is written anew with its iteration.
+An entry is never changed after it is written but for the iteration in which it left, and what does change (priorities)
+is written anew with its iteration.
 """
 
 from __future__ import annotations
@@ -10,7 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Column, Float, Integer, MetaData, String, Table, create_engine, delete, func, select, update
+from sqlalchemy import (
+    JSON,
+    Column,
+    Float,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    delete,
+    func,
+    select,
+    update,
+)
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -30,6 +43,7 @@ _ENTRIES = Table(
     Column("episode_return", Float, nullable=False),
     Column("mean_logp", Float, nullable=False),
     Column("slot", Integer, nullable=False),
+    Column("turn_advantages", JSON, nullable=False),
     Column("added_at", Integer, nullable=False),
     Column("left_at", Integer, nullable=True),
 )
@@ -39,13 +53,6 @@ _PRIORITIES = Table(
     Column("number", Integer, primary_key=True),
     Column("iteration", Integer, primary_key=True),
     Column("priority", Float, nullable=False),
-)
-_RATES = Table(
-    "rates",
-    _META,
-    Column("task", String, primary_key=True),
-    Column("iteration", Integer, primary_key=True),
-    Column("rate", Float, nullable=False),
 )
 _FIELDS = tuple(Entry.__dataclass_fields__)
 
@@ -60,8 +67,6 @@ class Stored:
     """Number of the next entry: those that have left keep theirs, for the buffer of their time can be restored."""
     priorities: dict[int, float]
     """By number of the entry."""
-    rates: dict[str, float]
-    """Latest success rate of each task."""
 
 
 class Storage:
@@ -83,12 +88,7 @@ class Storage:
             raise self._fault(error) from error
 
     def write(
-        self,
-        iteration: int,
-        fresh: Sequence[Entry],
-        left: Sequence[int],
-        priorities: Mapping[int, float],
-        rates: Mapping[str, float],
+        self, iteration: int, fresh: Sequence[Entry], left: Sequence[int], priorities: Mapping[int, float]
     ) -> None:
         """Write what an iteration has changed, all of it or nothing.
 
@@ -97,7 +97,6 @@ class Storage:
             fresh: Entries that were admitted.
             left: Numbers of those that left.
             priorities: New priorities, by number of the entry.
-            rates: New success rates, by task.
         """
         try:
             with self._engine.begin() as connection:
@@ -111,9 +110,6 @@ class Storage:
                 if priorities:
                     changed = [{"number": n, "iteration": iteration, "priority": p} for n, p in priorities.items()]
                     connection.execute(_PRIORITIES.insert().prefix_with("OR REPLACE"), changed)
-                if rates:
-                    known = [{"task": task, "iteration": iteration, "rate": rate} for task, rate in rates.items()]
-                    connection.execute(_RATES.insert().prefix_with("OR REPLACE"), known)
         except SQLAlchemyError as error:
             raise self._fault(error) from error
 
@@ -123,8 +119,7 @@ class Storage:
             with self._engine.begin() as connection:
                 connection.execute(delete(_ENTRIES).where(_ENTRIES.c.added_at > iteration))
                 connection.execute(update(_ENTRIES).where(_ENTRIES.c.left_at > iteration).values(left_at=None))
-                for table in (_PRIORITIES, _RATES):
-                    connection.execute(delete(table).where(table.c.iteration > iteration))
+                connection.execute(delete(_PRIORITIES).where(_PRIORITIES.c.iteration > iteration))
         except SQLAlchemyError as error:
             raise self._fault(error) from error
 
@@ -133,14 +128,14 @@ class Storage:
         columns = [_ENTRIES.c[name] for name in _FIELDS]
         query = select(*columns).where(_ENTRIES.c.left_at.is_(None)).order_by(_ENTRIES.c.number)
         newest = select(_PRIORITIES.c.number, _PRIORITIES.c.priority).order_by(_PRIORITIES.c.iteration)
-        rates = select(_RATES.c.task, _RATES.c.rate).order_by(_RATES.c.iteration)
         try:
             with self._engine.connect() as connection:
-                entries = [Entry(*row) for row in connection.execute(query)]
+                found = [row._asdict() for row in connection.execute(query)]
+                entries = [Entry(**row | {"turn_advantages": tuple(row["turn_advantages"])}) for row in found]
                 last = connection.execute(select(func.max(_ENTRIES.c.number))).scalar() or 0
                 known = {row.number: row.priority for row in connection.execute(newest)}
                 priorities = {entry.number: known[entry.number] for entry in entries if entry.number in known}
-                return Stored(entries, last + 1, priorities, {row.task: row.rate for row in connection.execute(rates)})
+                return Stored(entries, last + 1, priorities)
         except SQLAlchemyError as error:
             raise self._fault(error) from error
 
