@@ -23,7 +23,7 @@ from agentkit.errors import AgentkitError, ConfigError, MissingPartError
 )
 def test_the_contract_holds(params: dict[str, Any]) -> None:
     report = check_text_env(lambda: Household(**params), seeds=range(4))
-    assert report.ok, report
+    assert report.ok, str(report)
     assert all(offers(Household, capability) for capability in (Snapshot, Expert, Goals))
 
 
@@ -142,4 +142,4 @@ def test_real_games_keep_the_split_of_their_folder_or_get_one_by_path(games: Pat
 
 def test_the_contract_holds_on_real_games(games: Path) -> None:
     report = check_text_env(lambda: Household(games=str(games / "alfworld" / "valid_seen")), seeds=range(3))
-    assert report.ok, report
+    assert report.ok, str(report)
