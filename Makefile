@@ -14,7 +14,7 @@ help:
 	@echo "make test        set up and run the tests"
 	@echo "make check       ruff, mypy, import-linter, tests with doctests"
 	@echo "make bench       the benchmarks"
-	@echo "make bench-memory  what the memory is worth and withstands, within an hour; goes on where it was cut short"
+	@echo "make bench-memory  what the memory is worth and withstands, in one to two hours; goes on where it was cut short"
 	@echo "make bench-training  what the trainer's parts cost: a step, credit and advantages, replay; a step on a GPU"
 	@echo "make study       uniform credit, ActFocus, imitation and controls, two processes; goes on where it was cut short"
 	@echo "make debian      browser and desktop applications for the web and GUI environments (as root)"
