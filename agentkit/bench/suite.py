@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import TextIO
 
 from agentkit import __version__
 from agentkit.bench.table import Scale, Table
@@ -56,6 +57,8 @@ def run_tables(
         if name not in TABLES:
             raise unknown_name("table", name, TABLES)
     known = {} if folder is None else _read(folder, scale)
+    if folder is not None:
+        _open_to_append(folder).close()  # found out before anything is measured for hours
     tables = []
     for name in dict.fromkeys(names):
         table = known.get(name)
@@ -93,11 +96,22 @@ def _read(folder: Path, scale: Scale) -> dict[str, Table]:
 
 def _append(folder: Path, scale: Scale, table: Table) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / RESULTS
         cut = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
-        with path.open("a") as file:
+        with _open_to_append(folder) as file:
             told = {"settings": _settings(scale), "table": table.model_dump(mode="json")}
             file.write(("\n" if cut else "") + json.dumps(told) + "\n")
     except OSError as error:
-        raise RecordError(f"results cannot be written to {folder}: {error}; name another folder with --out") from error
+        raise _unwritable(folder, error) from error
+
+
+def _open_to_append(folder: Path) -> TextIO:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / RESULTS).open("a")
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> RecordError:
+    return RecordError(f"results cannot be written to {folder}: {error}; name another folder with --out")

@@ -137,6 +137,10 @@ def main() -> int:
             lines.append(line)
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+    if not lines:
+        where = f"no clone in {str(arguments.out)!r} to measure"
+        print(f"{where}; `make study` makes them, or name its --out", file=sys.stderr)
+        return 1
     print("\n".join(rows_of(lines)))
     return 0
 

@@ -63,6 +63,13 @@ def test_results_that_are_none_are_refused(tmp_path: Path) -> None:
         run_tables(TINY, ["retrieval"], folder=tmp_path)
 
 
+def test_results_that_cannot_be_written_are_refused_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(retrieval, "measure", lambda scale: pytest.fail("it was measured"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecordError, match=r"cannot be written to .*file.* name another folder with --out"):
+        run_tables(TINY, ["retrieval"], folder=tmp_path / "file")
+
+
 def test_an_unknown_table_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'retrieval'"):
         run_tables(TINY, ["retrieval", "retreival"], folder=tmp_path)
