@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,14 +38,22 @@ class Batch:
     """R − mean of the group, of all that were collected."""
     values: dict[str, float]
     """Metrics."""
+    injected_E: NDArray[np.bool_]
+    """Episodes of earlier iterations that a plan has put into the groups."""
     reference: TokenStats | None = None
     """What the reference says of the rows' tokens; None if it has not been asked."""
     scale: float = 1.0
     """Factor of the advantages."""
 
     @classmethod
-    def of(cls, config: TrainConfig, episodes: list[Episode]) -> Batch:
-        """The batch of these attempts, none of which failed."""
+    def of(cls, config: TrainConfig, episodes: list[Episode], injected: Collection[int] = ()) -> Batch:
+        """The batch of these attempts, none of which failed.
+
+        Args:
+            config: The numbers.
+            episodes: The attempts.
+            injected: Places of those that are of earlier iterations.
+        """
         outcomes = config.outcomes(episodes)
         rows, joins = build_rows(episodes)
         gain_E = within_groups(outcomes.return_E, outcomes.group_E, outcomes.num_groups)[0]
@@ -55,7 +64,8 @@ class Batch:
             "rows/forked": joins.forked,
             "rows/skipped": joins.skipped,
         }
-        return cls(episodes, outcomes, rows, gain_E, values)
+        injected_E = np.isin(np.arange(len(episodes)), [*injected])
+        return cls(episodes, outcomes, rows, gain_E, values, injected_E)
 
     def check(self, iteration: int, model: Any) -> None:
         """Raise unless there is something that the model can learn from.
@@ -89,7 +99,8 @@ class Batch:
         found = {"groups": float(len(kept_G)), "kept": float(kept_G.sum()), "variance": share, "scale": scale}
         values = self.values | {f"filter/{name}": value for name, value in found.items()}
         episodes = list(itertools.compress(self.episodes, kept_G[outcomes.group_E].tolist()))
-        kept = dataclasses.replace(self, episodes=episodes, values=values, scale=scale)
+        injected_E = self.injected_E[kept_G[outcomes.group_E]]
+        kept = dataclasses.replace(self, episodes=episodes, values=values, injected_E=injected_E, scale=scale)
         if 0 < len(episodes) < len(self.episodes):  # what was measured is of other rows
             return dataclasses.replace(
                 kept, outcomes=config.outcomes(episodes), rows=build_rows(episodes)[0], reference=None
@@ -184,6 +195,8 @@ def policy_stream(
     if config.overlong_filter is not None:
         weight_N, stream = stream.weight_N, masked(stream, uncut_turns(batch.episodes, config.overlong_filter))
         values["overlong/masked"] = float((weight_N != stream.weight_N).float().mean())
+    if config.plan is not None and config.plan.injected_loss is not None:
+        stream = dataclasses.replace(stream, injected_N=torch.from_numpy(batch.injected_E)[stream.episode_N])
     if config.mismatch is not None:
         stream, found = config.mismatch.corrected(stream)
         values |= found

@@ -234,7 +234,8 @@ class TrainConfig(Settings):
             measured_for = self.credit.name
         elif self.measures_policy:
             measured_for = self.network.precision
-        if stored and measured_for is not None and self.mismatch is None:
+        read = self.plan is not None and self.plan.injected_loss is not None
+        if stored and measured_for is not None and self.mismatch is None and not read:
             raise ValueError(
                 f"plan.old_logprobs = 'stored' and {measured_for!r}: that measures the old policy's "
                 "log-probabilities, and stored ones would not be read; set old_logprobs = 'recomputed', or mismatch, "

@@ -95,7 +95,7 @@ def policy_gradient(
     for at, stats in _passes(model, stream, chosen, config, temperature, nucleus, values):
         device, inside = stats.logp_N.device, place[at]
         here = now.at(inside, stats.logp_N)
-        surrogate = (scale_N[inside].to(device) * policy.tokens(here)).sum()
+        surrogate = (scale_N[inside].to(device) * _token_losses(policy, here, stream, at, config)).sum()
         loss = surrogate - config.entropy_coef * gain.of(stats.entropy_N, inside) / gain.divisor
         if here.reference_logp_N is not None and config.kl_coef > 0:
             kl = kl_loss(stats.logp_N, here.reference_logp_N, config.kl)
@@ -109,7 +109,8 @@ def policy_gradient(
         loss.backward()
         sums["loss/policy"] += float(surrogate.detach())
         sums["entropy"] += float(stats.entropy_N.detach().sum()) / num_tokens
-        clipped_N[inside] = policy.clipped(here._replace(logp_N=stats.logp_N.detach())).float().cpu()
+        clipped = policy.clipped(here._replace(logp_N=stats.logp_N.detach())).cpu()
+        clipped_N[inside] = (clipped if stream.injected_N is None else clipped & ~stream.injected_N[at]).float()
         entropy_N[inside] = stats.entropy_N.detach().float().cpu()
     history.add(turn_N, entropy_N)
     role_N, total_weight = stream.role_N[step], weight_N.sum().clamp(min=1e-8)
@@ -180,6 +181,18 @@ def _scales(stream: Stream, chosen: Sequence[int], config: TrainConfig) -> torch
     reduced_N = scales(config.reduction, weight_N, stream.episode_N[step], horizon=config.horizon)
     scale_N[step] = reduced_N * weight_N * stream.factor_N[step]
     return scale_N
+
+
+def _token_losses(policy: PolicyLoss, here: Now, stream: Stream, at: torch.Tensor, config: TrainConfig) -> torch.Tensor:
+    """[N] losses of the tokens at these places; those of injected episodes are the plan's."""
+    if stream.injected_N is None:
+        return policy.tokens(here)
+    apart = None if config.plan is None else config.plan.injected_loss
+    assert apart is not None
+    injected_N = stream.injected_N[at].to(here.logp_N.device)
+    recorded = here._replace(old_logp_N=stream.behaviour_logp_N[at].to(here.logp_N.device))
+    own_N = policy.tokens(here)
+    return torch.where(injected_N, apart.weighted(recorded, torch.ones_like(here.logp_N)), own_N)
 
 
 def _value_loss(value_N: torch.Tensor, stream: Stream, at: torch.Tensor, config: TrainConfig) -> torch.Tensor:

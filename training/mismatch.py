@@ -190,9 +190,16 @@ class Mismatch(Settings):
         return self
 
     def corrected(self, stream: Stream) -> tuple[Stream, dict[str, float]]:
-        """(the stream, its tokens weighed or left out; metrics)."""
+        """(the stream, its tokens weighed or left out; metrics).
+
+        Tokens whose loss the plan sets are left alone: its ratio is to μ already.
+        """
         told = stream.old_logp_N, stream.behaviour_logp_N, stream.episode_N, stream.advantage_N
-        factor_N, stays_N, found = self.factors(*told)
+        own_N = (
+            torch.ones_like(stream.old_logp_N, dtype=torch.bool) if stream.injected_N is None else ~stream.injected_N
+        )
+        factor_N, stays_N = torch.ones_like(stream.factor_N), torch.ones_like(own_N)
+        factor_N[own_N], stays_N[own_N], found = self.factors(*(each[own_N] for each in told))
         weighed = replace(stream, factor_N=stream.factor_N * factor_N, weight_N=stream.weight_N * stays_N)
         return weighed, found
 

@@ -62,6 +62,8 @@ class Stream:
     """Index of the group of its episode; None if nothing asks."""
     target_N: torch.Tensor | None = None
     """What the value before each token should be; None without a value head. The old values are `policy.value_N`."""
+    injected_N: torch.Tensor | None = None
+    """True for tokens of injected episodes, where the plan has a loss of its own for them; None where it has not."""
     episode_ids: Sequence[str] = ()
     """Ids of the batch's episodes, to name them in errors."""
 

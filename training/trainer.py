@@ -173,7 +173,7 @@ class Trainer:
         collection = self.collector.collect(config, self.iteration, on_episode)
         collected = time.perf_counter()
         self.iteration += 1
-        collected_batch = Batch.of(config, collection.patched.episodes)
+        collected_batch = Batch.of(config, collection.patched.episodes, collection.patched.injected)
         collected_batch.check(self.iteration, self.policy.model)
         valued = {}
         if self.critic is not None:

@@ -101,15 +101,32 @@ def _missing(values: list[str]) -> str:
 
 
 def think_of_house(text: str) -> str:
-    """What is to be found, and what is in the hand.
+    """What is wanted and held, where the lamp is once it was seen, and where the player has not been.
 
-    >>> think_of_house("Your task is to: examine the mug with the desklamp.\\nYou pick up the mug 1 from the desk 1.")
-    'I want the mug and the desklamp and hold the mug 1'
+    Only the last turn is shown with the present one, so a thought goes on from the thought before it.
+
+    >>> think_of_house("you see a bed 1, and a desk 1.\\n\\nYour task is to: look at mug under the desklamp.")
+    'I want the mug and hold nothing and have not seen bed 1 desk 1'
+    >>> said = "<think>I want the mug and hold nothing and have not seen bed 1 desk 1</think>"
+    >>> think_of_house(said + "<answer>go to desk 1</answer>\\nYou arrive at desk 1. On the desk 1, you see a desklamp 1.")
+    'I want the mug and hold nothing and the lamp is at desk 1 and have not seen bed 1'
     """
-    wanted = re.findall(r"(?:look at|examine the) (\w+) (?:under|with) the desklamp", text)[0]
-    done = re.findall(r"You (pick up|move) the (\w+ \d+)", text)
-    held = f"the {done[-1][1]}" if done and done[-1][0] == "pick up" else "nothing"
-    return f"I want the {wanted} and the desklamp and hold {held}"
+    said, _, seen = text.rpartition("</answer>\n")
+    if thought := re.findall(r"<think>I want the (\w+) and hold (.+?) and (.*?)have not seen(.*?)</think>", said):
+        wanted, held, lamp, unseen = thought[-1]
+    else:
+        wanted = re.findall(r"(?:look at|examine the) (\w+) (?:under|with) the desklamp", seen)[0]
+        held, lamp, unseen = "nothing", "", seen.partition("Your task")[0]
+    places = re.findall(r"(?!a )\b\w+ \d+", unseen)
+    if here := re.findall(r"You arrive at (\w+ \d+)", seen):
+        places = [place for place in places if place != here[0]]
+    if "desklamp" in seen and (near := re.findall(r"(?:arrive at|open the|On the) (\w+ \d+)", seen)):
+        lamp = f"the lamp is at {near[0]} and "
+    if taken := re.findall(r"You pick up the (\w+ \d+)", seen):
+        held = taken[0]
+    elif "You move the" in seen:
+        held = "nothing"
+    return " ".join([f"I want the {wanted} and hold {held} and {lamp}have not seen", *places])
 
 
 def say_placements(response: str) -> str:
@@ -123,7 +140,7 @@ def say_placements(response: str) -> str:
 
 @dataclass(frozen=True)
 class Demonstrator:
-    """The environment's expert with `noise`, who thinks of all that was told in the episode so far."""
+    """The environment's expert with `noise`, who thinks of all that it is shown."""
 
     expert: ExpertPolicy
     think: Callable[[str], str]
@@ -135,7 +152,7 @@ class Demonstrator:
     async def complete(self, request: Request) -> Completion:
         """The expert's (or a random) action behind a thought."""
         done = await self.expert.complete(request)
-        told = "\n".join(message.text for message in request.messages if message.speaker == "user")
+        told = "\n".join(message.text for message in request.messages)
         text = done.text.replace("<think></think>", f"<think>{self.think(told)}</think>", 1)
         return replace(done, text=self.say(text))
 
@@ -195,10 +212,11 @@ WORLDS = {
         {"task_types": ["look_at_obj_in_light"], "max_receptacles": 6, "max_objects": 4, "max_turns": 8},
         think_of_house,
         noise=0.2,
-        cloning_steps=600,
-        history=None,
+        cloning_steps=500,
+        history=1,
+        max_new_tokens=64,
         vocab=600,
-        window=640,
+        window=384,
         share=0.5,
     ),
 }

@@ -202,6 +202,32 @@ def test_the_policy_gradient_is_that_of_the_formula(make, rows, case, micro_batc
         assert values["kl"] == pytest.approx(kl.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("micro_batch_tokens", [1, 10_000])
+def test_injected_tokens_have_the_shaped_loss_beside_the_attempts_clipped_one(make, rows, micro_batch_tokens):
+    """Rows 1 and 3 joined the group; π_old is measured, and their ratio is to μ all the same."""
+    changes = {"credit": ActFocus(), "entropy_coef": 0.0, "task_pool": 8, "micro_batch_tokens": micro_batch_tokens}
+    trainer = make(plan=ExGRPO(shaping=0.1), mismatch=Mismatch(normalise=True), **changes)
+    model, token = over_all_tokens(trainer, rows)
+    stream = trainer.models.stream(
+        trainer.config, rows, token_advantages(rows), trainer.models.measure_reference(rows), measured=True
+    )
+    injected = torch.from_numpy(np.isin(stream.row_N, [1, 3]))
+    stream, _ = Mismatch(normalise=True).corrected(dataclasses.replace(stream, injected_N=injected))
+    values = gradients.policy_gradient(trainer.policy.model, stream, range(4), trainer.config, TEMPERATURE)
+
+    advantage, weight = token_advantages(rows), written_out_weights(token, 0.1, 0.5)
+    shift = (token["logp"].detach() - token["old"]).exp()  # π_old is π: nothing has been learnt yet
+    factor = shift.clamp(max=2.0)
+    factor = torch.where(injected, 1.0, factor / factor[~injected].mean())
+    own = (token["logp"] - token["logp"].detach()).exp() * advantage
+    ratio = (token["logp"] - token["old"]).exp()
+    loss = -(weight * factor * torch.where(injected, advantage * ratio / (ratio + 0.1), own)).sum() / weight.sum()
+    loss.backward()
+    assert values["loss/policy"] == pytest.approx(loss.item(), rel=1e-5)
+    assert relative(flat(trainer.policy.model), flat(model)) < 1e-5
+    assert values["clipped/action"] == 0
+
+
 def test_actfocus_with_alpha_one_and_beta_zero_is_the_plain_token_mean(make, rows):
     plain = make(credit=Uniform())
     focused = make(credit=ActFocus(alpha=1, beta=0))

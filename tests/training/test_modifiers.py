@@ -245,7 +245,8 @@ def test_the_trainer_applies_modifiers_in_order_to_what_it_measured(parts, tmp_p
     turns = [[parts.make_turn([5, 6], range(8, 8 + length))] for length in (3, 5, 4, 6)]
     rows = build_rows([parts.make_episode(each) for each in turns])[0]
     outcomes = parts.make_outcomes([[1], [0], [1], [0.5]], tokens_U=[3, 5, 4, 6], logp_U=[-1, -2, -3, -4])
-    found = Estimate.of(Batch([], outcomes, rows, np.zeros(4), {}), trainer.models, config)
+    empty = np.zeros(0, np.bool_)
+    found = Estimate.of(Batch([], outcomes, rows, np.zeros(4), {}, empty), trainer.models, config)
     reference = found.reference
     assert reference is not None
     turn_N = np.repeat(np.arange(4), [3, 5, 4, 6])

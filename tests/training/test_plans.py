@@ -10,6 +10,8 @@ from pydantic import ValidationError
 
 from agentkit.errors import ConfigError
 from agentkit.training.config import TrainConfig
+from agentkit.training.filters import Dynamic
+from agentkit.training.learner import Learner
 from agentkit.training.metrics import TIMINGS, read_metrics
 from agentkit.training.plans import ARPO, R3L, RLEP, XRPO, ExGRPO, Hindsight, Hints, RolloutPlan, SpecRL
 
@@ -17,9 +19,11 @@ ALL: list[Any] = [
     ARPO(),
     RLEP(at_least=1),
     ExGRPO(start_above=0.0),
+    ExGRPO(start_above=0.0, shaping=0.1),
     R3L(),
     XRPO(hints=Hints(after=2)),
     Hindsight(),
+    Hindsight(strategy="future"),
     SpecRL(),
 ]
 
@@ -72,6 +76,26 @@ def test_a_plan_that_finds_nothing_to_do_changes_nothing_to_the_bit(parts, make_
     trainer.train()
     assert numbers(tmp_path) == numbers(folder)
     assert parts.digest(trainer.policy.model) == digest
+
+
+def test_only_what_was_injected_has_the_plans_own_loss(make_trainer, tmp_path, monkeypatch):
+    streams, original = [], Learner.step
+
+    def step(self, config, stream, *rest):
+        streams.append(stream)
+        return original(self, config, stream, *rest)
+
+    monkeypatch.setattr(Learner, "step", step)
+    run = {"task_pool": 4, "group_size": 4, "bottleneck_every": 0, "filter": Dynamic(most_rounds=1)}
+    trainer = make_trainer(tmp_path, plan=ExGRPO(start_above=0.0, shaping=0.1), **run)
+    injected = 0.0
+    while not injected:
+        now = {episode.id for episode in trainer.log.episodes()}
+        values = trainer.iterate()
+        injected = values["plan/injected"] if values.get("tokens/policy") else 0.0
+    joined = {streams[-1].episode_ids[i] for i in streams[-1].episode_N[streams[-1].injected_N].tolist()}
+    assert joined == now & set(streams[-1].episode_ids)
+    assert 1 <= len(joined) <= injected, "the filter may have dropped its group"
 
 
 @pytest.mark.parametrize("plan", [plan for plan in ALL if plan.name not in ("rlep", "r3l")], ids=lambda plan: plan.name)

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import gymnasium
 import pytest
+from pydantic import ValidationError
 
 from agentkit.envs import make_env
 from agentkit.envs.frozen_lake import FrozenLake
@@ -105,6 +106,35 @@ def test_turns_after_the_goal_was_reached_are_dropped_and_the_shortest_path_is_k
     found = [episode for (episode,) in filter(None, made)]
     assert len(found) >= 3, "unless the new goal makes a held-out lake"
     assert all(len(episode.turns) == 1 and episode.parent_id == "short" for episode in found)
+
+
+def test_goals_on_the_way_make_an_episode_each_that_ends_where_the_goal_was_reached(parts):
+    """Down, Right, Right, Left, Left on a lake without holes: five cells, one twice and one the start's neighbour."""
+    policy = parts.make_policy()
+    script = [as_response(action) for action in ("Down", "Right", "Right", "Left", "Left")]
+    tasks = make_tasks(LAKE, "train", 60, params={"max_actions_per_turn": 1, "max_turns": 5, "text": "coords"})
+    failed = [episode for task in tasks for episode in collect(ScriptedPolicy(script), [task]) if not episode.success]
+    checked = 0
+    for episode in failed:
+        plan = Hindsight(strategy="future", goals=9)
+        made = plan.episodes(policy, [_tokens(policy, episode)])
+        reached = [seen.achieved for seen in play_again(episode.task, episode.attempt, episode.turns).turns]
+        for one in made:
+            goal = one.task.params["goal"]
+            assert len(one.turns) == reached.index(goal) + 1, "it ends at the first visit"
+            assert one.success
+        goals = [one.task.params["goal"] for one in made]
+        assert len(set(goals)) == len(goals)
+        assert set(goals) <= set(reached)
+        last = {one.task.params["goal"] for one in Hindsight().episodes(policy, [_tokens(policy, episode)])}
+        assert last <= set(goals), "all goals were asked for, the last among them"
+        checked += len(goals) > 1
+    assert checked >= 5
+    drawn = [Hindsight(strategy="future", goals=1).episodes(policy, [_tokens(policy, e)]) for e in failed]
+    assert all(len(made) <= 1 for made in drawn)
+    assert len({len(made[0].turns) for made in drawn if made}) > 1, "not always the same turn"
+    with pytest.raises(ValidationError, match=r"plan.goals = 2 and plan.strategy = 'final'"):
+        Hindsight(goals=2)
 
 
 def _tokens(policy, episode):

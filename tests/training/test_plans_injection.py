@@ -6,9 +6,11 @@ import math
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from agentkit.errors import RecordError
 from agentkit.training.advantages import GRPO, Outcomes
+from agentkit.training.losses import Shaped
 from agentkit.training.plans import ARPO, RLEP, ExGRPO
 from agentkit.training.plans.plan import named
 from agentkit.training.plans.successes import remember
@@ -191,6 +193,13 @@ def test_exgrpo_draws_tasks_by_the_share_of_their_group_that_succeeded(ground, g
     found = dict(zip(sorted(state["solved"]), zip(rates[0], weights[0], strict=True), strict=True))
     assert [found[episode.task.key][0] for episode in won] == [0.5, 0.75, 0.25]
     assert [found[episode.task.key][1] for episode in won] == pytest.approx([1, math.exp(-2), math.exp(-2)])
+
+
+def test_exgrpo_shapes_the_ratio_to_the_policy_that_sampled_and_no_other():
+    with pytest.raises(ValidationError, match=r"plan.shaping = 0.1 and plan.old_logprobs = 'recomputed'"):
+        ExGRPO(shaping=0.1, old_logprobs="recomputed")
+    assert ExGRPO(shaping=0.2).injected_loss == Shaped(beta=0.2)
+    assert ExGRPO().injected_loss is ARPO().injected_loss is None
 
 
 def test_exgrpo_takes_the_success_that_the_policy_is_surest_of(ground, group):

@@ -25,6 +25,7 @@ CASES: dict[str, dict[str, Any]] = {
     "rlep": {"plan": RLEP(at_least=1)},
     "exgrpo": {"plan": ExGRPO(start_above=0.0, old_logprobs="recomputed"), "task_pool": 4},
     "exgrpo-stored": {"plan": ExGRPO(start_above=0.0), "mismatch": Mismatch(), "task_pool": 4},
+    "exgrpo-shaped": {"plan": ExGRPO(start_above=0.0, shaping=0.1), "task_pool": 4},
     "r3l": {"plan": R3L(), "credit": Pivot()},
     "xrpo": {"plan": XRPO(hints=Hints(after=1))},
     "hindsight": {"plan": Hindsight(), "imitation": ImitationConfig(episodes_per_step=3)},
@@ -118,6 +119,7 @@ def test_stored_log_probabilities_that_would_not_be_read_are_refused():
             TrainConfig(plan=ExGRPO(), **asks)
         TrainConfig(plan=ExGRPO(old_logprobs="recomputed"), **asks)
         TrainConfig(plan=ExGRPO(), mismatch=Mismatch(), **asks)
+        TrainConfig(plan=ExGRPO(shaping=0.1), **asks)
     TrainConfig(plan=ExGRPO(), advantage=GRPO())
     with pytest.raises(ValidationError, match="'stored' and 'gae'"):
         TrainConfig(plan=XRPO(hints=Hints(old_logprobs="stored")), advantage=GAE())

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+import numpy as np
+from pydantic import Field, model_validator
 
 from agentkit.envs.workers import class_metadata
 from agentkit.errors import ConfigError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Hindsight(RolloutPlan):
-    """Failures become successes at another goal, for imitation (1707.01495, strategy `final`; 2402.04858).
+    """Failures become successes at another goal, for imitation (1707.01495; 2402.04858).
 
     A relabelled episode is of another task than its attempt's group, so it takes no part in advantages: it goes to
     replay, as if it were `gain` better than its group. Its prompts are rendered anew with what the environment shows
@@ -33,6 +34,11 @@ class Hindsight(RolloutPlan):
     """
 
     name: Literal["hindsight"] = "hindsight"
+    strategy: Literal["final", "future"] = "final"
+    """The goal an attempt reached at its end, or ones it reached on the way, after turns drawn at random; the
+    relabelled episode ends there. The source relabels transitions, here it is whole episodes."""
+    goals: int = Field(default=4, ge=1)
+    """k: most goals drawn of one attempt by `future`; 4 in the source, for each transition."""
     per_goal: int = Field(default=1, ge=1)
     """Episodes kept of one task and goal in an iteration, the shortest first (our choice)."""
     gain: float = Field(default=1.0, gt=0)
@@ -56,11 +62,18 @@ class Hindsight(RolloutPlan):
         Raises:
             ConfigError: The environment does not play the same actions the same way.
         """
-        made = ground.finished(self.episodes(ground.policy, played), self.old_logprobs)
+        made = ground.finished(self.episodes(ground.policy, played, ground.rng(self.name)), self.old_logprobs)
         return Patched(list(played), extra=made, gain=self.gain, values={"plan/relabelled": float(len(made))})
 
-    def episodes(self, policy: LocalPolicy, episodes: Sequence[Episode]) -> list[Episode]:
+    def episodes(
+        self, policy: LocalPolicy, episodes: Sequence[Episode], rng: np.random.Generator | None = None
+    ) -> list[Episode]:
         """The relabelled ones of some episodes; their log-probabilities are as recorded, under the old goal.
+
+        Args:
+            policy: Whose prompts are rendered.
+            episodes: Attempts, of which the failed ones are relabelled.
+            rng: Draws the goals of `future`; None for one of seed 0.
 
         Raises:
             ConfigError: The environment does not play the same actions the same way, or the agent shows observations
@@ -69,15 +82,17 @@ class Hindsight(RolloutPlan):
         failed = [e for e in episodes if not e.success and e.error is None and not e.parent_turn and e.turns]
         failed = [e for e in failed if all(turn.response_ids for turn in e.turns)]
         found: dict[tuple[str, str], list[Episode]] = {}
+        rng = rng or np.random.default_rng(0)
         differing = 0
         for episode in sorted(failed, key=lambda episode: len(episode.turns)):
             first = play_again(episode.task, episode.attempt, episode.turns)
             if not first.is_of(episode):
                 differing += 1
                 continue
-            kept = found.setdefault((episode.task.key, first.achieved), [])
-            if len(kept) < self.per_goal and (made := _relabelled(policy, episode, first)) is not None:
-                kept.append(made)
+            for goal in self._goals(first, rng):
+                kept = found.setdefault((episode.task.key, goal), [])
+                if len(kept) < self.per_goal and (made := _relabelled(policy, episode, first, goal)) is not None:
+                    kept.append(made)
         if failed and differing == len(failed):
             raise ConfigError(
                 f"plan = {self.name!r}: none of {differing} failed attempts went the same way when its actions were "
@@ -86,10 +101,25 @@ class Hindsight(RolloutPlan):
             )
         return [episode for kept in found.values() for episode in kept]
 
+    def _goals(self, first: Replay, rng: np.random.Generator) -> list[str]:
+        if self.strategy == "final":
+            return [first.achieved]
+        reached = list(dict.fromkeys(seen.achieved for seen in first.turns if seen.achieved))
+        picks = rng.choice(len(reached), size=min(self.goals, len(reached)), replace=False)
+        return [reached[pick] for pick in sorted(picks.tolist())]
 
-def _relabelled(policy: LocalPolicy, episode: Episode, first: Replay) -> Episode | None:
-    """The episode under the goal it reached; None where it cannot be had."""
-    task = episode.task.model_copy(update={"params": {**episode.task.params, "goal": first.achieved}})
+    @model_validator(mode="after")
+    def _consistent(self) -> Hindsight:
+        if self.strategy == "final" and "goals" in self.changed:
+            raise ValueError(
+                f"plan.goals = {self.goals} and plan.strategy = 'final': an attempt has one end; set 'future'"
+            )
+        return self
+
+
+def _relabelled(policy: LocalPolicy, episode: Episode, first: Replay, goal: str) -> Episode | None:
+    """The episode under a goal it reached; None where it cannot be had."""
+    task = episode.task.model_copy(update={"params": {**episode.task.params, "goal": goal}})
     try:
         again = play_again(task, episode.attempt, episode.turns)
     except ConfigError:  # the environment has no such goal
@@ -116,7 +146,7 @@ def _relabelled(policy: LocalPolicy, episode: Episode, first: Replay) -> Episode
             "state_key": seen.state_key,
         }
         turns.append(turn.model_copy(update=changes))
-    group = f"{derive_seed(episode.group_id, 'hindsight', first.achieved):016x}"
+    group = f"{derive_seed(episode.group_id, 'hindsight', goal):016x}"
     return as_made(
         episode, "hindsight", task=task, group_id=group, parent_id=episode.id, turns=tuple(turns), success=True
     )

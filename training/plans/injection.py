@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from agentkit.errors import ConfigError
 from agentkit.memory.records import Episode
 from agentkit.rollout import Order, play_all
 from agentkit.task import Task
 from agentkit.training.advantages import Outcomes
+from agentkit.training.losses import ImitationLoss, Shaped
 from agentkit.training.plans.plan import Collected, Ground, OldLogprobs, Patched, RolloutPlan, State, by_group
 from agentkit.training.plans.successes import read, remember, stored_ids
 from agentkit.training.rows import build_rows
@@ -132,8 +133,7 @@ class ExGRPO(Injection):
     iteration's tasks, the last of them, gives way to tasks of the buffer, drawn by
     p ∝ exp(−(k/G − μ)² / 2σ²) without replacement.
     Such a group has G − 1 attempts and, of the task's stored successes, the one with the least mean entropy under the
-    policy, here over its sampled tokens only. The shaping w/(w + β) of the replayed ratio is a matter of the loss and
-    not done here.
+    policy, here over its sampled tokens only. Its tokens have a loss of their own, `shaping`.
     """
 
     name: Literal["exgrpo"] = "exgrpo"
@@ -147,6 +147,23 @@ class ExGRPO(Injection):
     G = 8: a task that is half solved is then drawn 90 times as often as one solved once."""
     start_above: float = Field(default=0.35, ge=0, lt=1)
     """Nothing is replaced before an iteration's success rate has once exceeded this."""
+    shaping: float | None = Field(default=None, gt=0)
+    """β of the stored success's loss −A·w/(w + β), w = π/μ, which nothing clips: see `Shaped`. 0.1 in the paper, with
+    which its gradient at w = 1 is some 12 times weaker than an attempt's. None: the loss of the attempts."""
+
+    @property
+    def injected_loss(self) -> ImitationLoss | None:
+        """The shaped ratio."""
+        return None if self.shaping is None else Shaped(beta=self.shaping)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ExGRPO:
+        if self.shaping is not None and self.old_logprobs == "recomputed":
+            raise ValueError(
+                f"plan.shaping = {self.shaping} and plan.old_logprobs = 'recomputed': what is shaped is the ratio to "
+                "the policy that sampled the success; set old_logprobs = 'stored', or leave shaping out"
+            )
+        return self
 
     def collect(self, ground: Ground, tasks: Sequence[Task], state: State) -> Collected:
         """Play the tasks, some of them exchanged for tasks of the buffer with one attempt fewer."""

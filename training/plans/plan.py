@@ -24,6 +24,7 @@ from agentkit.training.settings import Settings
 if TYPE_CHECKING:
     from agentkit.policies.local import LocalPolicy
     from agentkit.training.config import TrainConfig
+    from agentkit.training.losses import ImitationLoss
 
 OldLogprobs = Literal["recomputed", "stored"]
 """Log-probabilities taken for the old policy's where the policy that learns has not sampled the tokens itself, or not
@@ -119,6 +120,14 @@ class RolloutPlan(Settings):
 
     def check(self, config: TrainConfig, env_id: str) -> None:
         """Raise `ConfigError` where the plan does not fit the run."""
+
+    @property
+    def injected_loss(self) -> ImitationLoss | None:
+        """Loss of the tokens of injected episodes, whose ratio is to the log-probabilities recorded with them.
+
+        None: what was injected has the loss of the attempts it joins.
+        """
+        return None
 
     def collect(self, ground: Ground, tasks: Sequence[Task], state: State) -> Collected:
         """Play the iteration's attempts."""

@@ -23,6 +23,8 @@ class Seen:
     terminated: bool
     truncated: bool
     valid: bool
+    achieved: str = ""
+    """The goal reached by what the turn did; empty if the environment states none, or the turn did nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ def play_again(task: Task, attempt: int, turns: Sequence[Turn]) -> Replay:
         ConfigError: The environment refuses its parameters.
     """
     env = make_env(task)
+    states_goals = offers(env, Goals)
     try:
         observation, info = env.reset(seed=task.seed, options={"split": task.split, "attempt": attempt})
         seen: list[Seen] = []
@@ -75,9 +78,10 @@ def play_again(task: Task, attempt: int, turns: Sequence[Turn]) -> Replay:
                 continue
             observation, reward, terminated, truncated, info = env.step(turn.action or "")
             valid = turn.action is not None and bool(info.get("valid", True))
-            seen.append(Seen(before, key, float(reward), bool(terminated), bool(truncated), valid))
+            achieved = cast(Goals, env).achieved_goal() if states_goals else ""
+            seen.append(Seen(before, key, float(reward), bool(terminated), bool(truncated), valid, achieved))
             ended = bool(terminated or truncated)
-        achieved = cast(Goals, env).achieved_goal() if offers(env, Goals) else ""
+        achieved = cast(Goals, env).achieved_goal() if states_goals else ""
         return Replay(tuple(seen), bool(info.get("success", False)), achieved, env.instructions)
     finally:
         env.close()
