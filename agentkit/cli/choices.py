@@ -134,7 +134,15 @@ def open_policy(
     return load_folder(Path(name))
 
 
-def load_folder(folder: Path, *, training: bool = False) -> LocalPolicy:
+def use_threads(threads: int | None) -> None:
+    """Compute with so many CPU threads; None changes nothing."""
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def load_folder(folder: Path, *, training: bool = False, threads: int | None = None) -> LocalPolicy:
     """The model in a folder, in float32 if it is to be trained; `PolicyFault` if there is none.
 
     Without the bars that transformers draws between ours.
@@ -146,6 +154,7 @@ def load_folder(folder: Path, *, training: bool = False) -> LocalPolicy:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    use_threads(threads)
     return LocalPolicy.load(folder, dtype=torch.float32 if training else None)
 
 

@@ -38,6 +38,8 @@ class ModelSection(Settings):
 
     path: Path
     """Folder of a transformers model, relative to the working directory."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads of the network; None leaves it to torch, which takes one a core. A tiny network is fastest on one."""
 
 
 class EvalSection(Settings):

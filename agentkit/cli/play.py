@@ -159,7 +159,7 @@ def evaluate_config(
         return
     actions = check_env(settings.env.id, settings.env.params, settings.limits)
     actor = (
-        load_folder(settings.model.path)
+        load_folder(settings.model.path, threads=settings.model.threads)
         if policy is None
         else open_policy(policy, actions, model=model, base_url=base_url, noise=noise)
     )

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agentkit.cli.choices import check_env
+from agentkit.cli.choices import check_env, use_threads
 from agentkit.cli.config import RunConfig, read_config
 from agentkit.cli.run import begin_run, has_checkpoints, measure
 from agentkit.cli.show import errors, progress, say, show_table
@@ -73,6 +73,7 @@ def run_quickstart(folder: Path, *, seed: int = 0, overrides: Sequence[str] = ()
 
     random = measure(config, RandomPolicy(actions_per_turn=2), None, [], baselines=False)
     say(f"random play          {random.success}")
+    use_threads(config.model.threads)
     policy = _warm_start(config)
     warm_start = measure(config, policy, None, [], baselines=False)
     say(f"after the warm start {warm_start.success}")

@@ -34,7 +34,7 @@ def begin_run(config: RunConfig) -> Report:
             "or choose another folder: --set out=FOLDER"
         )
     check_env(config.env.id, config.env.params, config.limits)
-    policy = load_folder(config.model.path, training=True)
+    policy = load_folder(config.model.path, training=True, threads=config.model.threads)
     with open_recall(config) as recall:
         return _train(pinned(config, recall), policy, recall, restore=False)
 
@@ -52,7 +52,7 @@ def continue_run(folder: Path, overrides: Sequence[str] = ()) -> Report:
     config = load_config(folder, overrides)
     latest_checkpoint(folder / "checkpoints")
     check_env(config.env.id, config.env.params, config.limits)
-    policy = load_folder(config.model.path, training=True)
+    policy = load_folder(config.model.path, training=True, threads=config.model.threads)
     with open_recall(config) as recall:
         return _train(config, policy, recall, restore=True)
 

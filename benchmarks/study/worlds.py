@@ -108,7 +108,8 @@ def think_of_house(text: str) -> str:
     >>> think_of_house("you see a bed 1, and a desk 1.\\n\\nYour task is to: look at mug under the desklamp.")
     'I want the mug and hold nothing and have not seen bed 1 desk 1'
     >>> said = "<think>I want the mug and hold nothing and have not seen bed 1 desk 1</think>"
-    >>> think_of_house(said + "<answer>go to desk 1</answer>\\nYou arrive at desk 1. On the desk 1, you see a desklamp 1.")
+    >>> told = "You arrive at desk 1. On the desk 1, you see a desklamp 1."
+    >>> think_of_house(f"{said}<answer>go to desk 1</answer>\\n{told}")
     'I want the mug and hold nothing and the lamp is at desk 1 and have not seen bed 1'
     """
     said, _, seen = text.rpartition("</answer>\n")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import Result
 
 from agentkit.evaluation import Report
@@ -26,6 +27,20 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 
 def tree(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("command", ["train", "eval"])
+def test_the_network_has_the_threads_that_the_configuration_gives_it(
+    agentkit: Command, write_config: Callable[..., Path], command: str
+) -> None:
+    before = torch.get_num_threads()
+    try:
+        wanted = 3 if before != 3 else 4
+        result = agentkit(command, write_config(), "--set", f"model.threads={wanted}", "--set", "train.iterations=1")
+        assert result.exit_code == 0, result.output
+        assert torch.get_num_threads() == wanted
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_run_trains_evaluates_and_resumes(
