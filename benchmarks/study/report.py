@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agentkit.evaluation import wilson
 from benchmarks.study.runs import ARMS, CLONE, FULL, LINES, MAIN, QUICK, Budget, read_lines
 from benchmarks.study.worlds import WORLDS
 
@@ -39,15 +38,24 @@ def peak_wins(line: Line) -> int:
     return max(line["measured"], key=lambda measured: measured["wins"][0])["wins"][1]
 
 
+def mean_wins(line: Line) -> float:
+    """Successes on the whole panel, mean of all measurements: an arm that learns sooner has more.
+
+    >>> mean_wins({"measured": [{"wins": [5, 9]}, {"wins": [7, 5]}]})
+    13.0
+    """
+    return float(np.mean([sum(measured["wins"]) for measured in line["measured"]]))
+
+
 def over_seeds(
-    wins_S: Sequence[int], num: int, less_S: Sequence[int] | None = None
+    wins_S: Sequence[float], num: int, less_S: Sequence[float] | None = None
 ) -> tuple[float, NDArray[np.float64]]:
     """(mean success over seeds, bootstrap draws of it), or of its difference from another arm's at the same seeds.
 
     A draw takes seeds with replacement, then each one's successes anew. Five seeds give an interval that is too narrow.
 
     Args:
-        wins_S: Successes of each seed.
+        wins_S: Successes of each seed, or a mean of several.
         num: Tasks they are of.
         less_S: Successes of the other arm, which began with the same clones.
 
@@ -94,21 +102,27 @@ def table(budget: Budget, world: str, lines: Sequence[Line]) -> Iterator[str]:
     if has_curves(lines):
         yield f"![success over iterations]({PICTURES.name}/{picture(budget, world)})"
         yield ""
-    yield "| arm | seeds | final | final less uniform | peak | final of each seed (Wilson) | CPU s a run |"
-    yield "|---|---|---|---|---|---|---|"
-    uniform = {line["seed"]: final_wins(line) for line in lines if line["arm"] == "uniform"}
+    yield "| arm | seeds | final | less uniform | mean | less uniform | peak | final of each seed | CPU s a run |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    uniform = {line["seed"]: line for line in lines if line["arm"] == "uniform"}
     for arm in (CLONE, *ARMS):
         runs = sorted((line for line in lines if line["arm"] == arm), key=lambda line: line["seed"])
         if not runs:
             continue
-        final = shown(*over_seeds([final_wins(line) for line in runs], budget.panel))
-        peak = shown(*over_seeds([peak_wins(line) for line in runs], budget.panel // 2)) if arm != CLONE else ""
         pairs = [line for line in runs if line["seed"] in uniform and arm not in (CLONE, "uniform")]
-        wins_S, less_S = [final_wins(line) for line in pairs], [uniform[line["seed"]] for line in pairs]
-        gained = shown(*over_seeds(wins_S, budget.panel, less_S), sign="+") if pairs else ""
-        each = "; ".join(str(wilson(final_wins(line), budget.panel)) for line in runs)
+        cells = []
+        for wins in (final_wins, mean_wins):
+            cells.append(shown(*over_seeds([wins(line) for line in runs], budget.panel)))
+            less_S = [wins(uniform[line["seed"]]) for line in pairs]
+            more = over_seeds([wins(line) for line in pairs], budget.panel, less_S) if pairs else None
+            cells.append("" if more is None else shown(*more, sign="+"))
+        if arm == CLONE:  # it was measured once
+            cells[2:] = ["", "", ""]
+        else:
+            cells.append(shown(*over_seeds([peak_wins(line) for line in runs], budget.panel // 2)))
+        each = " ".join(f"{final_wins(line) / budget.panel:.3f}" for line in runs)
         seconds = np.mean([line["cpu_s"] for line in runs])
-        yield f"| {arm} | {len(runs)} | {final} | {gained} | {peak} | {each} | {seconds:.0f} |"
+        yield f"| {arm} | {len(runs)} | {' | '.join(cells)} | {each} | {seconds:.0f} |"
     yield ""
 
 
