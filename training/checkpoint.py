@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,8 @@ def load_checkpoint(path: Path, model: Any, optimizer: torch.optim.Optimizer) ->
     """Restore model and optimizer in place; returns the rest of the state.
 
     Raises:
-        CheckpointError: A file is missing or damaged, or belongs to another model.
+        CheckpointError: A file is missing or damaged, or belongs to another model or to an optimizer of other parts;
+            nothing has been changed.
     """
     state = _verified(path)
     try:
@@ -135,6 +136,12 @@ def load_checkpoint(path: Path, model: Any, optimizer: torch.optim.Optimizer) ->
     if wrong:
         raise CheckpointError(
             f"checkpoint {str(path)!r} is of another model: {len(wrong)} parameters differ, e.g. {wrong[0]!r}"
+        )
+    theirs, ours = (_group_sizes(groups) for groups in (state["optimizer"]["param_groups"], optimizer.param_groups))
+    if theirs != ours:
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} is of an optimizer of {_in_words(theirs)}, this one is of {_in_words(ours)}: "
+            "the policy's and, beside advantage = 'gae' alone, a value head's; resume with the run's own `advantage`"
         )
     with torch.no_grad():
         for name, parameter in own.items():
@@ -193,6 +200,14 @@ def restore_optimizer(
         index, name = key.split(".", 1)
         entries.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": entries, "param_groups": scalars["param_groups"]})
+
+
+def _group_sizes(groups: Sequence[Mapping[str, Any]]) -> list[int]:
+    return [len(group["params"]) for group in groups]
+
+
+def _in_words(sizes: Sequence[int]) -> str:
+    return " + ".join(str(size) for size in sizes) + " tensors"
 
 
 def _digest(path: Path) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from agentkit.errors import ConfigError, PolicyFault
 from agentkit.memory.log import EpisodeLog
 from agentkit.memory.records import Episode
+from agentkit.memory.watch import quarantined
 from agentkit.seeding import derive_seed
 from agentkit.task import Task, make_tasks
 from agentkit.training.advantages import group_indices, within_groups
@@ -112,7 +113,12 @@ class Collector:
 
         seed = derive_seed(self._seed, "collect", iteration)
         options = self._options | {"log": self._log, "seed": seed, "on_episode": on_episode}
-        return Ground(self._models.policy, self._log, config, options, measured, seed)
+        return Ground(self._models.policy, self._log, config, options, measured, seed, self.quarantined())
+
+    def quarantined(self) -> frozenset[str]:
+        """Ids of the memories in quarantine, if any may have been recalled."""
+        memory = getattr(self._options.get("recall"), "memory", None)
+        return frozenset() if memory is None else frozenset(quarantined(memory))
 
     def _rounds(self, plan: RolloutPlan, ground: Ground, iteration: int) -> Collected:
         """The iteration's attempts, in as many rounds as the filter wants: each plays tasks for those left out."""

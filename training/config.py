@@ -10,6 +10,8 @@ from agentkit.errors import ConfigError
 from agentkit.memory.records import Episode
 from agentkit.policies.policy import Sampling
 from agentkit.training.advantages import (
+    ACE,
+    GAE,
     GRPO,
     MCGRPO,
     RLOO,
@@ -17,19 +19,20 @@ from agentkit.training.advantages import (
     ArCHer,
     DrGRPO,
     Modifier,
+    Novelty,
     Outcomes,
     ReinforcePlusPlus,
     TurnBonus,
 )
 from agentkit.training.binding import check_schedules
 from agentkit.training.clocks import ModelTime
-from agentkit.training.credit import ActFocus, Credit, Product, Uniform
+from agentkit.training.credit import ActFocus, Credit, Factor, Pivot, Product, Uniform
 from agentkit.training.filters import AnyFilter
-from agentkit.training.losses import KL, Bonus, Clip, Entropy, Loss, Reduction
+from agentkit.training.losses import KL, OPMD, SPEAR, Bonus, Clip, Entropy, Loss, Reduction, TrajectoryBalance
 from agentkit.training.mismatch import Mismatch
 from agentkit.training.network import Network
 from agentkit.training.overlong import OverlongFilter, OverlongPenalty
-from agentkit.training.plans import XRPO, Plan
+from agentkit.training.plans import ARPO, R3L, RLEP, XRPO, ExGRPO, Hindsight, Plan
 from agentkit.training.replay.retention import Retention
 from agentkit.training.replay.settings import ImitationConfig as ImitationConfig
 from agentkit.training.schedule import AnySchedule, Intensity
@@ -70,9 +73,9 @@ class TrainConfig(Settings):
     """Factor of the entropy term (unweighted by credit)."""
     entropy: Entropy = Field(default_factory=Bonus)
     kl_coef: float = Field(default=0.0, ge=0)
-    """Factor of the KL to the reference (token mean, unweighted)."""
+    """Factor of the KL to the reference, reduced as `reduction` says, unweighted by credit."""
     kl: KL = "k3"
-    """How the KL is estimated, and so what its gradient is: see `kl_loss`."""
+    """How the KL is estimated, and so what its gradient is: see `kl_tokens`."""
     format_penalty: float = Field(default=0.1, ge=0)
     """Subtracted from the return for each malformed or misunderstood turn."""
     turn_bonus: TurnBonus | None = None
@@ -120,6 +123,10 @@ class TrainConfig(Settings):
     def needs_reference(self) -> bool:
         """Whether the policy's own tokens need a pass of the reference model."""
         return self.credit.needs_reference or self.loss.needs_reference or self.kl_coef > 0
+
+    @property
+    def _schemes(self) -> tuple[Factor, ...]:
+        return self.credit.factors if isinstance(self.credit, Product) else (self.credit,)
 
     @property
     def measures_policy(self) -> bool:
@@ -217,6 +224,7 @@ class TrainConfig(Settings):
             )
         self._check_tasks()
         self._check_unread()
+        self._check_plan()
         self._check_episodes()
         self._check_old_logprobs()
         if "model_time" in self.changed and not self.needs_model_time:
@@ -234,13 +242,27 @@ class TrainConfig(Settings):
             measured_for = self.credit.name
         elif self.measures_policy:
             measured_for = self.network.precision
-        read = self.plan is not None and self.plan.injected_loss is not None
-        if stored and measured_for is not None and self.mismatch is None and not read:
+        read = self.mismatch is not None or (self.plan is not None and self.plan.injected_loss is not None)
+        if told is None or not stored or read:
+            return
+        if measured_for is not None:
             raise ValueError(
                 f"plan.old_logprobs = 'stored' and {measured_for!r}: that measures the old policy's "
                 "log-probabilities, and stored ones would not be read; set old_logprobs = 'recomputed', or mismatch, "
                 "which reads both"
             )
+        no_ratio = isinstance(self.loss, OPMD | TrajectoryBalance)
+        if no_ratio and "old_logprobs" in told.changed and not self._reads_recorded():
+            raise ValueError(
+                f"plan.old_logprobs = 'stored' and loss = {self.loss.name!r}: the loss has no ratio, and nothing else "
+                "would read them; leave old_logprobs out"
+            )
+
+    def _reads_recorded(self) -> bool:
+        """Whether anything but the policy loss reads the log-probabilities that stand in a plan's episodes."""
+        own = self.imitation.weight > 0 and not isinstance(self.plan, ARPO | RLEP | ExGRPO)  # which replay leaves out
+        weighed = any(isinstance(each, ActFocus) and each.signal in {"nll", "shift"} for each in self._schemes)
+        return own or weighed or any(isinstance(modifier, ACE | Novelty) for modifier in self.modifiers)
 
     def _check_critic(self, critic: ArCHer) -> None:
         if critic.warmup_iterations >= self.iterations:
@@ -284,12 +306,46 @@ class TrainConfig(Settings):
                 f"imitation.weight = 0 and imitation.{beside[0]} = {getattr(self.imitation, beside[0])!r}: nothing is "
                 "replayed; leave it out, or raise the weight (a schedule may begin at 0: set the greatest value)"
             )
-        for factor in self.credit.factors if isinstance(self.credit, Product) else (self.credit,):
-            if isinstance(factor, ActFocus) and factor.beta == 0 and (unread := factor.changed & {"signal", "epsilon"}):
+        factors: list[tuple[str, Settings, type[Settings], str, set[str], str]] = [
+            ("advantage", self.advantage, GAE, "value_coef", {"value_clip", "value_rate"}, "no value is learnt"),
+            ("imitation.loss", self.imitation.loss, SPEAR, "dropped", {"least", "most"}, "no token is dropped"),
+        ]
+        why = "no action token is weighed by the signal"
+        factors += [("credit", scheme, ActFocus, "beta", {"signal", "epsilon"}, why) for scheme in self._schemes]
+        for where, part, kind, factor, fields, why in factors:
+            if isinstance(part, kind) and getattr(part, factor) == 0 and (unread := part.changed & fields):
                 raise ValueError(
-                    f"credit.beta = 0 and credit.{min(unread)} = {getattr(factor, min(unread))!r}: no action token is "
-                    "weighed by the signal; leave it out, or raise beta"
+                    f"{where}.{factor} = 0 and {where}.{min(unread)} = {getattr(part, min(unread))!r}: {why}; leave it "
+                    f"out, or raise {factor}"
                 )
+
+    def _check_plan(self) -> None:
+        """Refuse what only another plan, or other attempts, would give anything to do."""
+        plan, bar = self.plan, self.imitation.admit_above
+        if isinstance(plan, XRPO):
+            if self.task_pool is None and "carry" in plan.changed:
+                raise ValueError(
+                    f"plan.carry = {plan.carry:g} and task_pool = None: no task is played anew; set task_pool, or "
+                    "leave carry out"
+                )
+            unread = plan.changed & {"most", "prior", "carry", "hints"}
+            if unread and plan.num_first(self.group_size) == self.group_size:
+                raise ValueError(
+                    f"plan.first = {plan.first:g}, group_size = {self.group_size} and plan.{min(unread)}: the first "
+                    "attempts are all there are, and it concerns the others; lower first, or leave it out"
+                )
+        barred = self.imitation.admit != "any" and "imitation.admit_above" not in self.schedules
+        if isinstance(plan, Hindsight) and barred and plan.gain <= bar:
+            raise ValueError(
+                f"plan.gain = {plan.gain:g} and imitation.admit_above = {bar:g}: no relabelled episode would ever be "
+                "admitted; raise gain, or lower admit_above"
+            )
+        branches = (isinstance(plan, R3L) and plan.pivot == "turn") or self.retention is not None
+        if any(isinstance(scheme, Pivot) for scheme in self._schemes) and not branches:
+            raise ValueError(
+                "credit = 'pivot' without plan = 'r3l' and its pivot = 'turn': no attempt branches off another, and "
+                "every token would weigh 1; set that plan, or leave the credit out"
+            )
 
     def _check_episodes(self) -> None:
         """Refuse what gives the tokens of an episode different numbers under a loss of whole episodes."""

@@ -27,7 +27,7 @@ from agentkit.training.advantages.values import TurnCritic, TurnValues
 from agentkit.training.checkpoint import flat_optimizer, restore_optimizer
 from agentkit.training.config import TrainConfig
 from agentkit.training.models import Models
-from agentkit.training.rows import Row, build_rows
+from agentkit.training.rows import Row, build_rows, named
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -119,7 +119,7 @@ class Critic:
             rng: Draws episodes.
 
         Raises:
-            PolicyFault: The critic's loss is not finite.
+            PolicyFault: The critic's loss or its gradient is not finite; that step was not taken.
         """
         settings = config.advantage
         assert isinstance(settings, ArCHer)
@@ -132,12 +132,10 @@ class Critic:
             group["lr"] = settings.critic_learning_rate
         for _ in range(settings.critic_steps):
             drawn = [_drawn(pool, settings.critic_episodes, rng) for pool in (np.arange(len(every.ids)), fresh_F)]
-            losses.append(self._step(settings, every.of(np.concatenate(drawn)), config.max_grad_norm))
-        if not np.isfinite(losses).all():
-            raise PolicyFault(
-                f"the critic's loss of iteration {iteration} is not finite; resume from the last checkpoint with a "
-                "lower advantage.critic_learning_rate"
-            )
+            try:
+                losses.append(self._step(settings, every.of(np.concatenate(drawn)), config.max_grad_norm))
+            except PolicyFault as fault:
+                raise PolicyFault(f"iteration {iteration}, step {len(losses) + 1} of the critic: {fault}") from fault
         assert self._at_hand is not None
         values = self._values(self._at_hand)
         return {
@@ -197,12 +195,24 @@ class Critic:
         loss = settings.loss(
             self.heads, self.target, state_UF, action_UF, reward_U.to(device), starts, fresh_U.to(device)
         )
+        if not torch.isfinite(loss):
+            raise PolicyFault(_not_finite("loss", self._broken(chosen)))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.heads.parameters(), max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.heads.parameters(), max_grad_norm)
+        if not torch.isfinite(norm):
+            raise PolicyFault(_not_finite("gradient", chosen.ids))
         self.optimizer.step()
         self.target.follow(self.heads, settings.tau)
         return float(loss.detach())
+
+    def _broken(self, chosen: Experience) -> list[str]:
+        """The episodes among them with a reward or a value that is not finite; all where only the sum overflows."""
+        values = self._values(chosen)
+        finite_U = torch.cat([values.q_2U, values.v_2U]).isfinite().all(dim=0).cpu().numpy()
+        finite_U &= np.isfinite(chosen.reward_U)
+        sound_E = [bool(finite_T.all()) for finite_T in np.split(finite_U, chosen.starts[1:-1])]
+        return [id for id, sound in zip(chosen.ids, sound_E, strict=True) if not sound] or chosen.ids
 
     @torch.no_grad()
     def _values(self, seen: Experience) -> TurnValues:
@@ -277,6 +287,13 @@ def turn_features(models: Models, rows: Sequence[Row], starts: Ints) -> tuple[to
         turns = torch.from_numpy(starts[row.episode] + np.unique(row.turns[row.sampled]))
         state_UF[turns], action_UF[turns] = read[0::2], read[1::2]
     return state_UF, action_UF
+
+
+def _not_finite(what: str, ids: Sequence[str]) -> str:
+    return (
+        f"the {what} of {named(ids)} is not finite, this step was not taken; resume from the last checkpoint with a "
+        "lower advantage.critic_learning_rate, and look at these episodes' rewards and at the reference's weights"
+    )
 
 
 def _moments(value_UF: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

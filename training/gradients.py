@@ -22,7 +22,7 @@ from agentkit.training.losses import (
     PolicyLoss,
     Reduction,
     effective_sample_size,
-    kl_loss,
+    kl_tokens,
     scales,
 )
 from agentkit.training.packing import micro_batches, pair_cost
@@ -42,7 +42,7 @@ def policy_gradient(
     values: ValueHead | None = None,
     rng: np.random.Generator | None = None,
 ) -> dict[str, float]:
-    """Backward of the policy loss, reduced as the settings say, of the entropy term and of the KL; returns metrics.
+    """Backward of policy loss and KL, reduced as the settings say, and of the entropy term; returns metrics.
 
     With a value head, its loss is added too, a mean over the tokens. Rows that do not learn count in the divisors of
     the policy loss and are not computed.
@@ -68,6 +68,7 @@ def policy_gradient(
     place = torch.zeros(len(stream.role_N), dtype=torch.long)
     place[step] = torch.arange(num_tokens)  # of each token of the stream within the step
     sequence_N = torch.unique(stream.episode_N[step], return_inverse=True)[1]
+    plain_N = scales(config.reduction, torch.ones(num_tokens), sequence_N, horizon=config.horizon)  # credit has no part
     weight_N, turn_N, scale_N = (stream.weight_N * stream.factor_N)[step], stream.turn_N[step], scale_N[step]
     now = Now(
         logp_N=stream.old_logp_N[step],
@@ -98,9 +99,9 @@ def policy_gradient(
         surrogate = (scale_N[inside].to(device) * _token_losses(policy, here, stream, at, config)).sum()
         loss = surrogate - config.entropy_coef * gain.of(stats.entropy_N, inside) / gain.divisor
         if here.reference_logp_N is not None and config.kl_coef > 0:
-            kl = kl_loss(stats.logp_N, here.reference_logp_N, config.kl)
-            loss = loss + config.kl_coef * kl / num_tokens
-            sums["kl"] += float(kl.detach()) / num_tokens
+            kl_M = kl_tokens(stats.logp_N, here.reference_logp_N, config.kl)
+            loss = loss + config.kl_coef * (plain_N[inside].to(device) * kl_M).sum()
+            sums["kl"] += float(kl_M.detach().sum()) / num_tokens
         if stats.value_N is not None:
             error = _value_loss(stats.value_N, stream, at, config) / num_tokens
             loss = loss + error
@@ -151,8 +152,9 @@ def imitation_gradient(
     num_tokens = len(stream.role_N)
     scale_N = scales(reduction, stream.weight_N, stream.episode_N, horizon=config.horizon)  # what is dropped counts
     sequence_N = torch.unique(stream.episode_N, return_inverse=True)[1]
-    everything = Now(stream.behaviour_logp_N, stream.behaviour_logp_N, stream.advantage_N, sequence_N)
-    weight_N, found = scale_N * stream.weight_N * stream.factor_N, {}
+    recorded_N, counts_N = stream.behaviour_logp_N, stream.weight_N * stream.factor_N
+    everything = Now(recorded_N, recorded_N, stream.advantage_N, sequence_N, counts_N)
+    weight_N, found = scale_N * counts_N, {}
     if imitation.needs_batch:
         logp_N = measure(model, stream.rows, config.micro_batch_tokens, temperature).logp_N
         _check(logp_N, "log-probability", stream, torch.arange(num_tokens))
@@ -165,7 +167,8 @@ def imitation_gradient(
         _check(loss.detach(), "imitation loss", stream, at)
         (factor * loss).backward()
         loss_sum += float(loss.detach())
-        factor_N[at] = imitation.factor(now._replace(logp_N=stats.logp_N.detach())).float().cpu()
+        importance_M = imitation.factor(now._replace(logp_N=stats.logp_N.detach())).float().cpu()
+        factor_N[at] = importance_M * stream.factor_N[at]
     return {
         "loss/imitation": loss_sum,
         "imitation/factor": factor,

@@ -20,7 +20,6 @@ from agentkit.errors import CheckpointError
 from agentkit.memory.lock import FolderLock
 from agentkit.memory.log import EpisodeLog
 from agentkit.memory.records import Episode
-from agentkit.memory.watch import quarantined
 from agentkit.policies.local import LocalPolicy
 from agentkit.policies.policy import Sampling
 from agentkit.seeding import derive_seed
@@ -88,7 +87,7 @@ class Trainer:
         seed: int = 0,
         reference: Any = None,
     ) -> None:
-        self.policy, self.config, self.seed, self.recall = policy, config, seed, recall
+        self.policy, self.config, self.seed = policy, config, seed
         self.folder, self.iteration = Path(folder), 0
         sampling = sampling or Sampling()
         config.check_sampling(sampling)
@@ -195,7 +194,7 @@ class Trainer:
                 collected_batch,
                 used="tokens/imitation" in values,
                 iteration=self.iteration,
-                quarantined=self._quarantined(),
+                quarantined=self.collector.quarantined(),
             )
         values |= self.diagnosis.report(self.iteration)
         ended = time.perf_counter()
@@ -257,11 +256,6 @@ class Trainer:
         reference = self.models.measure_reference(batch.rows)
         self.diagnosis.groups += group_energies(batch.episodes, batch.rows, reference.energy_N.numpy())
         return dataclasses.replace(batch, reference=reference)
-
-    def _quarantined(self) -> set[str]:
-        """Ids of the memories in quarantine, if any may have been recalled."""
-        memory = getattr(self.recall, "memory", None)
-        return set() if memory is None else quarantined(memory)
 
     def save(self) -> Path:
         """Write a checkpoint of everything that the next iterations depend on."""

@@ -186,16 +186,20 @@ def open_env(
     return make_env(task, **params)
 
 
-def class_metadata(env_id: str) -> dict[str, Any]:
-    """The metadata of an environment's class, told without making one; empty if there is no such environment."""
+def env_class(env_id: str) -> Any:
+    """What makes an environment, as a rule its class, told without making one; None if there is no such environment."""
     module, _, env_id = env_id.rpartition(":")
     if module:
         importlib.import_module(module)
     spec = gymnasium.registry.get(env_id)
     if spec is None:
-        return {}  # `make_env` says what is wrong
-    creator = spec.entry_point if callable(spec.entry_point) else load_env_creator(str(spec.entry_point))
-    return dict(getattr(creator, "metadata", {}))
+        return None  # `make_env` says what is wrong
+    return spec.entry_point if callable(spec.entry_point) else load_env_creator(str(spec.entry_point))
+
+
+def class_metadata(env_id: str) -> dict[str, Any]:
+    """The metadata of an environment's class, told without making one; empty if there is no such environment."""
+    return dict(getattr(env_class(env_id), "metadata", {}))
 
 
 def _entry(env_id: str) -> list[Any] | None:

@@ -40,6 +40,28 @@ def test_where_nothing_helps_the_bounds_end_at_their_widest():
     assert fit(BAPO(low_most=0.83), [(1.0, -1.0)]) == (0.83, 3.0)
 
 
+def test_the_dual_clip_silences_likely_bad_tokens_in_search_and_loss():
+    # Without it the bad token at 3.5 outweighs the good one whatever the bounds are, N = 3.5; with c = 3 it is silent.
+    tokens = [(1.0, 1.0), (3.5, -1.0)]
+    assert fit(BAPO(), tokens) == (0.9, 3.0)
+    assert fit(BAPO(dual=3.0), tokens) == (0.6, 1.2)
+    # The widest bounds, (0.9, 3), with c = 3 and with c = 2 inside them: P = 0 < N = 1 + 2.5 + 0.95 or less.
+    logp_N = torch.tensor([1.0, 2.5, 3.5, 0.95, 0.8], dtype=torch.float64).log().requires_grad_()
+    now = Now(logp_N, torch.zeros(5), -torch.ones(5), torch.zeros(5).long())
+    for dual, values, gradient in (
+        (3.0, [1, 2.5, 3, 0.95, 0.9], [1, 2.5, 0, 0.95, 0]),
+        (2.0, [1, 2, 2, 0.95, 0.9], [1, 0, 0, 0.95, 0]),
+    ):
+        clip = BAPO(dual=dual).fitted(now)
+        assert (round(1 - clip.low, 6), round(1 + clip.high, 6)) == (0.9, 3.0)
+        loss_N = clip.tokens(now)
+        assert loss_N.tolist() == pytest.approx(values)
+        assert torch.autograd.grad(loss_N.sum(), logp_N)[0].tolist() == pytest.approx(gradient)
+        assert clip.clipped(now).tolist() == [slope == 0 for slope in gradient]
+    good = Now(torch.tensor([2.5, 3.5]).log(), torch.zeros(2), torch.ones(2), torch.zeros(2).long())
+    assert BAPO(dual=2.0).fitted(good).tokens(good).tolist() == pytest.approx([-1.2, -1.2]), "good tokens have no part"
+
+
 def test_tokens_count_by_their_credit():
     tokens = [(1.0, 1.0), (1.0, -1.0), (0.68, -1.0)]
     assert fit(BAPO(), tokens, [1, 1, 0]) == (0.6, 1.2), "a token without weight carries no gradient"
@@ -80,7 +102,7 @@ def test_the_fitted_loss_is_the_clip_with_those_bounds():
     [
         ({"low_least": 0.95}, "low_least = 0.95 exceeds low_most = 0.9"),
         ({"high_most": 1.1}, "high_least = 1.2 exceeds high_most = 1.1"),
-        ({"dual": 3.0}, "dual = 3 must exceed high_most = 3"),
+        ({"dual": 1.0}, "dual\n.*greater than 1"),
     ],
 )
 def test_bounds_that_contradict_each_other_are_refused(wrong, named):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from agentkit.errors import CheckpointError
 from agentkit.training import checkpoint as checkpoint_module
+from agentkit.training.advantages import GAE, GRPO
 from agentkit.training.checkpoint import (
     discard_checkpoints,
     latest_checkpoint,
@@ -167,6 +169,23 @@ def test_another_model_is_refused_untouched(parts, saved):
     deeper = build_model(parts.tokenizer(), hidden=32, layers=2, heads=2)
     with pytest.raises(CheckpointError, match="of another model"):
         load_checkpoint(path, deeper, torch.optim.AdamW(deeper.parameters()))
+
+
+def test_an_optimizer_of_other_parts_is_refused_untouched(parts, tmp_path):
+    """A run with a value head and one without, in both directions."""
+    runs = {"grpo": GRPO(), "gae": GAE()}
+    for name, advantage in runs.items():
+        first = parts.make_trainer(tmp_path / name, iterations=1, advantage=advantage)
+        first.train()
+        first.close()
+    for name, other, sizes in (("grpo", "gae", "13 tensors, this one is of 13 + 2"), ("gae", "grpo", "13 + 2 tensors")):
+        second = parts.make_trainer(tmp_path / name, iterations=2, advantage=runs[other])
+        before = parts.digest(second.policy.model), json.dumps(second.learner.optimizer.state_dict())
+        with pytest.raises(CheckpointError, match=re.escape(sizes) + ".*resume with the run's own `advantage`"):
+            second.restore()
+        after = parts.digest(second.policy.model), json.dumps(second.learner.optimizer.state_dict())
+        assert after == before
+        second.close()
 
 
 def test_a_folder_without_checkpoints_says_what_is_needed(tmp_path):

@@ -15,6 +15,8 @@ from agentkit.training.settings import Settings
 from agentkit.training.sft import SftConfig
 
 BALANCE = {"loss": {"name": "trajectory-balance"}, "reduction": "seq-mean-token-sum", "credit": {"name": "uniform"}}
+STORED = {"plan": {"name": "r3l", "old_logprobs": "stored"}, "loss": {"name": "opmd"}, "imitation": {"weight": 0}}
+"""Stored log-probabilities beside a loss that has no ratio to them."""
 
 
 @pytest.mark.parametrize(
@@ -47,6 +49,68 @@ BALANCE = {"loss": {"name": "trajectory-balance"}, "reduction": "seq-mean-token-
             {"plan": {"name": "xrpo", "hints": {"source": "text", "text": "Go.", "turns": 2}}},
             ["hints.source = 'text'", "hints.turns = 2"],
         ),
+        (
+            {"plan": {"name": "xrpo", "hints": {"keep": True, "old_logprobs": "stored"}}},
+            ["hints.keep = true", "hints.old_logprobs = 'stored'"],
+        ),
+        (
+            {"advantage": {"name": "turn-returns", "epsilon": 0.1}},
+            ["advantage.epsilon = 0.1", "advantage.std = false"],
+        ),
+        (
+            {"advantage": {"name": "gigpo", "std": False, "epsilon": 0.1}},
+            ["advantage.epsilon = 0.1", "advantage.std = false"],
+        ),
+        (
+            {"advantage": {"name": "gae", "whiten": False, "epsilon": 0.1}},
+            ["advantage.epsilon = 0.1", "advantage.whiten = false"],
+        ),
+        (
+            {"advantage": {"name": "gae", "value_coef": 0, "value_clip": 0.5}},
+            ["advantage.value_coef = 0", "advantage.value_clip = 0.5"],
+        ),
+        (
+            {"advantage": {"name": "gae", "value_coef": 0, "value_rate": 5}},
+            ["advantage.value_coef = 0", "advantage.value_rate = 5"],
+        ),
+        (
+            {"plan": {"name": "r3l", "reflection_tokens": 64}},
+            ["plan.reflection_tokens = 64", "plan.reflect = 'record'"],
+        ),
+        ({"plan": {"name": "xrpo", "carry": 0.9}}, ["plan.carry = 0.9", "task_pool = None"]),
+        ({"plan": {"name": "xrpo", "first": 1, "most": 20}}, ["plan.first = 1", "group_size = 16", "plan.most"]),
+        ({"plan": {"name": "xrpo", "first": 1, "hints": {}}}, ["plan.first = 1", "plan.hints"]),
+        ({"plan": {"name": "xrpo", "first": 1, "prior": 2}}, ["plan.first = 1", "plan.prior"]),
+        (
+            {"plan": {"name": "xrpo", "first": 0.9, "hints": {}}, "group_size": 4},
+            ["plan.first = 0.9", "group_size = 4", "plan.hints"],
+        ),
+        (
+            {"imitation": {"loss": {"name": "spear", "dropped": 0, "least": 1}}},
+            ["imitation.loss.dropped = 0", "imitation.loss.least = 1"],
+        ),
+        ({"credit": {"name": "pivot"}}, ["credit = 'pivot'", "plan = 'r3l'"]),
+        (
+            {"credit": {"name": "product", "factors": ({"name": "pivot"},)}, "plan": {"name": "xrpo"}},
+            ["credit = 'pivot'", "plan = 'r3l'"],
+        ),
+        (
+            {"credit": {"name": "pivot"}, "plan": {"name": "r3l", "pivot": "start"}},
+            ["credit = 'pivot'", "pivot = 'turn'"],
+        ),
+        (STORED, ["plan.old_logprobs = 'stored'", "loss = 'opmd'"]),
+        (
+            STORED | BALANCE | {"advantage": {"name": "rloo"}},
+            ["plan.old_logprobs = 'stored'", "loss = 'trajectory-balance'"],
+        ),
+        (
+            {"plan": {"name": "arpo", "old_logprobs": "stored"}, "task_pool": 64, "loss": {"name": "opmd"}},
+            ["plan.old_logprobs = 'stored'", "loss = 'opmd'"],
+        ),
+        (
+            {"plan": {"name": "hindsight", "gain": 0.5}, "imitation": {"admit_above": 0.5}},
+            ["plan.gain = 0.5", "imitation.admit_above = 0.5"],
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused_naming_both(settings, named):
@@ -56,8 +120,32 @@ def test_settings_that_contradict_each_other_are_refused_naming_both(settings, n
         assert words in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "reads",
+    [
+        {"loss": {"name": "dro"}},
+        {"imitation": {"weight": 0.5}},
+        {"mismatch": {}},
+        {"credit": {"name": "actfocus", "signal": "shift"}},
+        {"modifiers": ({"name": "novelty"},)},
+        {"modifiers": ({"name": "ace"},)},
+    ],
+    ids=str,
+)
+def test_stored_log_probabilities_are_allowed_where_anything_reads_them(reads):
+    TrainConfig.model_validate(STORED | reads)
+
+
 def test_what_a_schedule_leads_to_or_from_zero_is_not_off():
     ramp = {"name": "linear", "start": 0.0, "end": 1.0, "length": 9}
+    for name, settings in (
+        ("advantage.value_coef", {"advantage": {"name": "gae", "value_clip": 0.5}}),
+        ("imitation.loss.dropped", {"imitation": {"loss": {"name": "spear", "least": 1.0}}}),
+        ("plan.first", {"plan": {"name": "xrpo", "first": 0.9, "most": 20}}),
+        ("imitation.admit_above", {"imitation": {"admit_above": 1.0}, "plan": {"name": "hindsight"}}),
+    ):
+        start = 0.5 if name == "plan.first" else 0.0
+        TrainConfig.model_validate(settings | {"schedules": {name: ramp | {"start": start}}})
     TrainConfig.model_validate(
         {
             "imitation": {"weight": 1.0, "capacity": 64},
@@ -81,6 +169,10 @@ def test_the_limits_of_what_fits_together_are_allowed():
     TrainConfig(imitation=ImitationConfig(newest_group_only=True, per_task=16), task_pool=8)
     TrainConfig(imitation=ImitationConfig(per_task=3), group_size=4)
     TrainConfig.model_validate(BALANCE | {"advantage": {"name": "rloo"}})
+    TrainConfig.model_validate({"plan": {"name": "xrpo", "first": 0.8, "most": 5, "hints": {}}, "group_size": 4})
+    TrainConfig.model_validate({"plan": {"name": "hindsight", "gain": 0.5}, "imitation": {"admit_above": 0.4}})
+    TrainConfig.model_validate({"plan": {"name": "hindsight", "gain": 0.5}, "imitation": {"admit": "any"}})
+    TrainConfig.model_validate({"credit": {"name": "pivot"}, "plan": {"name": "r3l"}})
 
 
 @pytest.mark.parametrize("kind", [TrainConfig, ImitationConfig, SftConfig, ActFocus, Uniform])

@@ -76,7 +76,7 @@ def test_kl_cov_penalises_the_largest_covariance_by_the_distance_from_the_old_po
     ("make", "named"),
     [
         (lambda: ClipCov(least=40), "least = 40 must be below most = 40"),
-        (lambda: ClipCov(dual=1.1), "dual = 1.1 must exceed"),
+        (lambda: ClipCov(dual=1.0), "greater than 1"),
         (lambda: ClipCov(dropped=0), "greater than 0"),
         (lambda: KLCov(share=1), "less than 1"),
     ],

@@ -7,13 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from agentkit.memory.records import Role
 from agentkit.training.credit import D3S, ActFocus, Credit, Forks, Pivot, Product, Recalled, Uniform, weighed
 from agentkit.training.forward import TokenStats
+from agentkit.training.losses import Clip, Now, scales
 from agentkit.training.rows import Row
 from agentkit.training.stream import flatten
 
@@ -137,6 +138,36 @@ def test_an_offset_of_the_logits_does_not_matter(tokens, offset):
     if len(action_energies) and action_energies.std() > 1e-2:
         moved = weigh(ActFocus(), role_N, energy_N + offset)
         assert moved.numpy() == pytest.approx(weigh(ActFocus(), role_N, energy_N).numpy(), abs=1e-2)
+
+
+@given(
+    TOKENS,
+    st.sampled_from(SIGNALS),
+    st.just(0.0) | st.floats(0.001, 1),
+    st.floats(0, 4),
+    st.floats(-3, 3).filter(lambda gain: abs(gain) > 1e-3),
+    st.integers(0, 2**32 - 1),
+)
+def test_credit_moves_the_gradient_but_neither_its_sum_nor_the_scale_of_the_loss(
+    tokens, signal, alpha, beta, gain, seed
+):
+    """With the same ρ·Â at all tokens, their ratios anywhere within the clip, the loss is −ρ·Â for any α and β."""
+    role_N, energy_N = tensors(tokens)
+    weight_N = weigh(ActFocus(alpha=alpha, beta=beta, signal=signal), role_N, energy_N).double()
+    assume(bool(weight_N.any()))
+    log_ratio_N = torch.from_numpy(np.random.default_rng(seed).uniform(math.log(0.81), math.log(1.27), len(tokens)))
+    logp_N = log_ratio_N.clone().requires_grad_()
+    now = Now(logp_N, torch.zeros_like(log_ratio_N), gain / log_ratio_N.exp(), torch.zeros(len(tokens)).long())
+    loss = (scales("token-mean", weight_N, now.sequence_N) * weight_N * Clip().tokens(now)).sum()
+    loss.backward()
+    gradient_N = logp_N.grad
+    assert gradient_N is not None
+    assert loss.item() == pytest.approx(-gain, rel=1e-9)
+    assert gradient_N.sum().item() == pytest.approx(-gain, rel=1e-9)
+    thought_N, plain_N = role_N == Role.THOUGHT, (role_N == Role.FORMAT) | (role_N == Role.OTHER)
+    if plain_N.any():
+        expected = alpha * float(gradient_N[plain_N][0])
+        assert gradient_N[thought_N].tolist() == pytest.approx([expected] * int(thought_N.sum()), rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -161,10 +161,6 @@ def test_a_filter_and_modifiers_see_the_critics_advantages(parts, tmp_path):
 def test_a_critic_that_cannot_go_on_says_why(parts, tmp_path):
     trainer = make_run(parts, tmp_path, iterations=1, advantage=FAST.model_copy(update={"warmup_iterations": 0}))
     trainer.train()
-    with torch.no_grad():
-        next(trainer.critic.heads.parameters()).fill_(torch.nan)
-    with pytest.raises(PolicyFault, match=r"critic's loss of iteration 2 .* lower advantage.critic_learning_rate"):
-        trainer.iterate()
     trainer.close()
     wider = make_run(parts, tmp_path, advantage=FAST.model_copy(update={"critic_width": 8}))
     with pytest.raises(CheckpointError, match="resume with the same critic_width"):
@@ -183,6 +179,66 @@ def test_a_critic_that_cannot_go_on_says_why(parts, tmp_path):
     with pytest.raises(CheckpointError, match=r"episode '.*', which the critic learns from, is not in the log"):
         lost.restore()
     lost.close()
+
+
+@pytest.fixture
+def learning(parts, tmp_path):
+    """(trainer, batch of four one-turn episodes, what takes the critic's step on it)."""
+    trainer = make_run(parts, tmp_path, advantage=FAST)
+    turns = [parts.make_turn([5, 6], [8 + n], reward=float(n % 2)) for n in range(4)]
+    episodes = [parts.make_episode([turn], f"e{n}") for n, turn in enumerate(turns)]
+    trainer.log.append_many(episodes)
+    batch = Batch.of(trainer.config, episodes)
+    made = trainer.config, batch.episodes, batch.outcomes
+    yield trainer, batch, lambda iteration: trainer.critic.learn(*made, iteration, np.random.default_rng(0))
+    trainer.close()
+
+
+def test_a_feature_that_is_not_a_number_stops_the_critic_before_its_step_and_names_the_episode(parts, learning):
+    trainer, _, learn = learning
+    learn(1)
+    before = parts.digest(trainer.critic.heads), parts.digest(trainer.critic.target)
+    trainer.critic.kept[0].state_UF[2, 0] = torch.nan
+    with pytest.raises(PolicyFault, match=r"iteration 2, step 1 of the critic: the loss of episode e2 is not finite"):
+        learn(2)
+    assert (parts.digest(trainer.critic.heads), parts.digest(trainer.critic.target)) == before
+    assert not trainer.critic.optimizer.state_dict()["state"][0]["step"] > FAST.critic_steps
+
+
+def test_a_broken_weight_stops_the_critic_and_names_all_it_was_shown(learning):
+    trainer, _, learn = learning
+    with torch.no_grad():
+        next(trainer.critic.heads.parameters()).fill_(torch.nan)
+    with pytest.raises(PolicyFault, match=r"the loss of episode e\d, e\d, e\d, e\d is not finite, this step was not"):
+        learn(1)
+    assert not trainer.critic.optimizer.state_dict()["state"]
+
+
+def test_a_loss_that_overflows_in_its_sum_names_all_that_it_is_of(learning):
+    trainer, _, learn = learning
+    learn(1)
+    trainer.critic.kept[0].reward_U[1] = 1e30
+    with pytest.raises(
+        PolicyFault, match=r"iteration 2, step 1 of the critic: the loss of episode e\d, e\d, e\d, e\d is"
+    ):
+        learn(2)
+
+
+def test_a_gradient_that_overflows_beside_a_finite_loss_stops_the_critic_too(parts, learning):
+    trainer, _, learn = learning
+    learn(1)
+    # Q = 2¹⁰⁰ − 2¹⁰⁰ = 0 exactly, and the weights below get 2¹⁰⁰ · 2⁶⁰ times Q's own gradient.
+    with torch.no_grad():
+        for layers in trainer.critic.heads.q:
+            for parameter in layers.parameters():
+                parameter.zero_()
+            layers[0].bias.fill_(2.0**60)
+            layers[2].weight[:2, 0] = 2.0**-60
+            layers[4].weight[0, :2] = torch.tensor([2.0**100, -(2.0**100)])
+    before = parts.digest(trainer.critic.heads), parts.digest(trainer.critic.target)
+    with pytest.raises(PolicyFault, match=r"iteration 2, step 1 of the critic: the gradient of episode e\d, e\d"):
+        learn(2)
+    assert (parts.digest(trainer.critic.heads), parts.digest(trainer.critic.target)) == before
 
 
 def test_a_checkpoint_without_its_critic_is_refused(parts, tmp_path):

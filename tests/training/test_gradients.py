@@ -225,7 +225,19 @@ def test_injected_tokens_have_the_shaped_loss_beside_the_attempts_clipped_one(ma
     loss.backward()
     assert values["loss/policy"] == pytest.approx(loss.item(), rel=1e-5)
     assert relative(flat(trainer.policy.model), flat(model)) < 1e-5
-    assert values["clipped/action"] == 0
+
+
+def test_the_kl_is_reduced_as_the_loss_is_and_without_credit(make, rows):
+    changes = {"credit": ActFocus(), "entropy_coef": 0.0, "reduction": "seq-mean-token-mean"}
+    trainer = make(kl_coef=0.2, **changes)
+    both, found = policy_gradient(trainer, rows)
+    _, without = policy_gradient(make(**changes), rows)
+    model, token = over_all_tokens(trainer, rows)
+    d = token["reference"] - token["logp"]
+    each = (d.exp() - d - 1).split([row.num_sampled for row in rows])
+    (0.2 * torch.stack([of_row.mean() for of_row in each]).mean()).backward()
+    assert relative(found - without, flat(model)) < 1e-4
+    assert both["kl"] == pytest.approx(torch.cat(each).mean().item(), rel=1e-5), "the metric is a mean over tokens"
 
 
 def test_actfocus_with_alpha_one_and_beta_zero_is_the_plain_token_mean(make, rows):

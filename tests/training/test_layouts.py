@@ -14,6 +14,8 @@ import torch
 
 from agentkit.policies.policy import Sampling
 from agentkit.training import forward, gradients, packing
+from agentkit.training.advantages import GAE
+from agentkit.training.batch import Batch, Estimate, policy_stream
 from agentkit.training.config import ImitationConfig, TrainConfig
 from agentkit.training.credit import Forks, Uniform
 from agentkit.training.losses import (
@@ -38,7 +40,10 @@ from agentkit.training.losses import (
     Supervised,
     TrajectoryBalance,
 )
+from agentkit.training.mismatch import K3RS, Mismatch, SequenceTIS
+from agentkit.training.plans import ExGRPO
 from agentkit.training.rows import build_rows
+from agentkit.training.stream import flatten
 from agentkit.training.trainer import Trainer
 
 TEMPERATURE = 0.8
@@ -120,15 +125,21 @@ LAYOUTS: dict[str, tuple[tuple[int, ...], int, bool]] = {
 }
 
 
-def laid_out(layout, trainer, branches, monkeypatch):
-    """(config, stream) of the rows in this layout; the first, third and last are of one episode."""
+def arranged(layout, trainer, branches, monkeypatch):
+    """(config, rows, [N] advantages) of this layout; the first, third and last row are of one episode."""
     order, micro_batch_tokens, packs = LAYOUTS[layout]
     config = trainer.config.model_copy(update={"micro_batch_tokens": micro_batch_tokens})
     rows = [dataclasses.replace(branches[number], episode=number % 2) for number in order]
     for module in (gradients, forward):
         monkeypatch.setattr(module, "pair_cost", packing.pair_cost if packs else lambda model: None)
-    reference = trainer.models.measure_reference(rows) if trainer.models.reference is not None else None
     advantage_N = torch.tensor(np.repeat([[0.8, -0.5][row.episode] for row in rows], [r.num_sampled for r in rows]))
+    return config, rows, advantage_N
+
+
+def laid_out(layout, trainer, branches, monkeypatch):
+    """(config, stream) of the rows in this layout."""
+    config, rows, advantage_N = arranged(layout, trainer, branches, monkeypatch)
+    reference = trainer.models.measure_reference(rows) if trainer.models.reference is not None else None
     stream = trainer.models.stream(config, rows, advantage_N, reference)
     return config, dataclasses.replace(stream, group_N=torch.zeros(len(stream.role_N), dtype=torch.long))
 
@@ -171,6 +182,54 @@ def test_nor_do_they_change_a_loss_of_replayed_tokens(make, branches, loss, redu
     assert ("imitation/kept" in results[0][0]) == isinstance(loss, SPEAR)
     if isinstance(loss, SPEAR):
         assert 0.05 < results[0][0]["imitation/kept"] < 0.95
+
+
+WHAT_A_BATCH_BRINGS: dict[str, dict[str, Any]] = {
+    "values": {"advantage": GAE(value_clip=0.1)},
+    "injected": {"plan": ExGRPO(shaping=0.1), "task_pool": 8},
+    "mismatch of tokens": {"mismatch": Mismatch(normalise=True)},
+    "mismatch of episodes": {"mismatch": Mismatch(weigh=SequenceTIS(cap=50.0), normalise=True)},
+    "rejected": {"mismatch": Mismatch(reject=(K3RS(most=0.05),))},
+    "injected beside a mismatch": {"plan": ExGRPO(shaping=0.1), "task_pool": 8, "mismatch": Mismatch(normalise=True)},
+}
+
+
+def measured(trainer, branches):
+    """([N] what the policy said of the branches when it was 0.3 nats away or less, [N] targets of its values)."""
+    head, noise = trainer.models.values, np.random.default_rng(1)
+    if head is not None:  # its weights are zeros in the beginning, which the network has no gradient through
+        torch.nn.init.normal_(head.linear.weight, std=0.1, generator=torch.Generator().manual_seed(0))
+    stats = forward.measure(trainer.policy.model, branches, 10_000, TEMPERATURE, values=head)
+    moved_N, target_N = (torch.from_numpy(noise.uniform(-0.3, 0.3, len(stats.logp_N))).float() for _ in range(2))
+    value_N = None if stats.value_N is None else stats.value_N + moved_N
+    return dataclasses.replace(stats, logp_N=stats.logp_N + moved_N, value_N=value_N), target_N
+
+
+@pytest.mark.parametrize("case", WHAT_A_BATCH_BRINGS)
+def test_nor_do_they_change_what_values_injected_tokens_and_mismatch_add(parts, make, branches, case, monkeypatch):
+    """From the batch on, in a step without the first of the rows; π_old is neither μ nor π."""
+    trainer, results = make(entropy_coef=0.0, **WHAT_A_BATCH_BRINGS[case]), []
+    model, head = trainer.policy.model, trainer.models.values
+    told, target_N = measured(trainer, branches)
+    pair = [parts.make_episode(), parts.make_episode()], parts.make_outcomes([[1.0], [0.0]])
+    for layout, (order, *_) in LAYOUTS.items():
+        config, rows, advantage_N = arranged(layout, trainer, branches, monkeypatch)
+        places = flatten(branches, torch.zeros(len(target_N))).places(order)
+        batch = Batch(*pair, rows, gain_E=np.zeros(2), values={}, injected_E=np.array([False, True]))
+        estimate = Estimate(advantage_N, None if head is None else target_N[places], told.of(places))
+        stream, found = policy_stream(batch, estimate, trainer.models, config)
+        assert stream is not None
+        learning = [model] if head is None else [model, head]
+        for network in learning:
+            network.zero_grad(set_to_none=True)
+        chosen = [place for place, number in enumerate(order) if number != 0]
+        values = gradients.policy_gradient(model, stream, chosen, config, TEMPERATURE, values=head)
+        results.append((values | found, torch.cat([flat(network) for network in learning])))
+    assert_all_agree(results)
+    found, expected = results[0][0], WHAT_A_BATCH_BRINGS[case]
+    assert found.get("loss/value", 0.0) > 0 or "advantage" not in expected
+    assert ("mismatch/ess" in found) == ("mismatch" in expected)
+    assert 0 < found.get("mismatch/rejected", 0.5) < 1 or case != "rejected"
 
 
 def test_the_layouts_differ_in_padding_packs_and_passes(make, branches):

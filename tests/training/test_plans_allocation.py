@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, cast
 
+import gymnasium
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from agentkit.envs import make_env
 from agentkit.errors import ConfigError
 from agentkit.memory.records import Role
 from agentkit.task import Task, make_tasks
@@ -116,6 +118,33 @@ def test_hints_may_be_kept_and_may_be_a_text(parts, tmp_path, lakes):
     assert all("Mind the holes." in e.turns[0].messages[-1].text for e in kept)
     assert all(Role.MEMORY in e.turns[0].prompt_roles for e in kept)
     assert len({e.group_id for e in found.episodes}) == 3
+
+
+def test_an_environment_without_an_expert_is_refused_before_anything_is_played(parts, tmp_path):
+    hints = XRPO(hints=Hints())
+    config = parts.TrainConfig()
+    for env_id in ("agentkit/Discrete-v0", "agentkit/OpenEnv-v0"):
+        with pytest.raises(ConfigError, match=rf"{env_id} has no expert; set hints.source = 'text'"):
+            hints.check(config, env_id)
+        XRPO().check(config, env_id)
+        XRPO(hints=Hints(source="text", text="Go.")).check(config, env_id)
+    hints.check(config, LAKE)
+
+    def made(family="agentkit/Discrete-v0", **params):
+        return make_env(family, **params)
+
+    gymnasium.register("tests/Made-v0", entry_point=cast(Any, made), disable_env_checker=True)
+    try:
+        hints.check(config, "tests/Made-v0")  # what a function makes is known once it is made
+        ground = parts.make_ground(tmp_path, group_size=2)
+        cliff = make_tasks("tests/Made-v0", "train", 2, params={"env_id": "CliffWalking-v1"})
+        with pytest.raises(ConfigError, match=r"tests/Made-v0 has no expert"):
+            hints.collect(ground, cliff, {})
+        assert not list(ground.log.episodes())
+        lake = make_tasks("tests/Made-v0", "train", 1, params={"family": LAKE, **parts.PARAMS})
+        assert len(hints.collect(ground, lake, {}).episodes) == 2
+    finally:
+        del gymnasium.registry["tests/Made-v0"]
 
 
 def test_the_experts_start_is_told_as_it_would_play_it():

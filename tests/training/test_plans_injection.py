@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -13,7 +14,7 @@ from agentkit.training.advantages import GRPO, Outcomes
 from agentkit.training.losses import Shaped
 from agentkit.training.plans import ARPO, RLEP, ExGRPO
 from agentkit.training.plans.plan import named
-from agentkit.training.plans.successes import remember
+from agentkit.training.plans.successes import remember, stored_ids
 from agentkit.training.rows import build_rows
 
 
@@ -163,7 +164,9 @@ def test_exgrpo_exchanges_tasks_and_gives_them_one_attempt_fewer_and_one_success
     assert plan.collect(ground, others, {**state, "started": False}).values == {"plan/experiential": 0.0}
     state["started"] = True
     collected = plan.collect(ground, others, state)
-    assert [e.task.key for e in collected.episodes] == [others[0].key] * 4 + [key] * 3
+    kept = collected.episodes[0].task.key
+    assert kept in [task.key for task in others]
+    assert [e.task.key for e in collected.episodes] == [kept] * 4 + [key] * 3
     before = list(state["successes"][key])
     patched = plan.patch(ground, collected.episodes, state)
     assert patched.injected == {7}
@@ -190,9 +193,53 @@ def test_exgrpo_draws_tasks_by_the_share_of_their_group_that_succeeded(ground, g
     monkeypatch.setattr("agentkit.training.plans.injection.play_all", lambda policy, orders, **options: [])
     fresh = [*group([0], 4), *group([0], 5)]
     plan.collect(ground, [episode.task for episode in fresh], state)
+    assert len(state["fresh"]) == 1
     found = dict(zip(sorted(state["solved"]), zip(rates[0], weights[0], strict=True), strict=True))
     assert [found[episode.task.key][0] for episode in won] == [0.5, 0.75, 0.25]
     assert [found[episode.task.key][1] for episode in won] == pytest.approx([1, math.exp(-2), math.exp(-2)])
+
+
+def test_exgrpo_lets_any_of_the_tasks_give_way_and_plays_none_twice_in_an_iteration(ground, group, monkeypatch):
+    def play_all(policy, orders, **options):
+        return [group([0], order.task.seed, f"{order.task.seed}/{options['seed']}")[0] for order in orders]
+
+    monkeypatch.setattr("agentkit.training.plans.injection.play_all", play_all)
+    won = [group([1], seed, str(seed))[0] for seed in (1, 2)]
+    tasks = [episode.task for episode in (group([0], seed)[0] for seed in (11, 12))]
+    kept = set()
+    for seed in range(12):
+        state: dict[str, Any] = {"started": True}
+        stored(ground, state, won)
+        state["solved"] = {episode.task.key: 2 for episode in won}
+        now = dataclasses.replace(ground, seed=seed)
+        ExGRPO().collect(now, tasks, state)
+        kept |= set(state["fresh"])
+        first, again = dict(state["drawn"]), dataclasses.replace(now, seed=100 + seed)
+        ExGRPO().collect(again, tasks, state)
+        assert len(first) == 1
+        assert len(set(state["drawn"].values())) == len(state["drawn"]) == 2, "another round draws other tasks"
+    assert kept == {task.key for task in tasks}
+
+
+def test_nothing_is_injected_that_was_shown_a_quarantined_memory(parts, ground, group):
+    def shown(memory):
+        (episode,) = group([1], seed=1, group_id=memory)
+        turn = episode.turns[0].model_copy(update={"memory_ids": (memory,)})
+        return named(episode.model_copy(update={"turns": (turn,)}))
+
+    state: dict[str, Any] = {}
+    good, bad = shown("good"), shown("bad")
+    ground.log.append_many([good, bad])
+    remember(state, [good, bad], 8, 0.1, quarantined={"bad"})
+    assert stored_ids(ground, state, good.task.key) == [good.id]
+    remember(state, [bad], 8, 0.1)
+    assert stored_ids(ground, state, good.task.key) == [good.id, bad.id]
+    later = dataclasses.replace(ground, quarantined=frozenset({"bad"}))
+    assert stored_ids(later, state, good.task.key) == [good.id], "it has come into quarantine since"
+    failed = group([0, 0, 0, 0], seed=1, group_id="now")
+    for seed in range(8):
+        patched = ARPO(old_logprobs="stored").patch(dataclasses.replace(later, seed=seed), failed, dict(state))
+        assert patched.episodes[0].id == good.id
 
 
 def test_exgrpo_shapes_the_ratio_to_the_policy_that_sampled_and_no_other():
@@ -208,7 +255,7 @@ def test_exgrpo_takes_the_success_that_the_policy_is_surest_of(ground, group):
     won = [*group([1], 1, "a", ids=(3, 5)), *group([1], 1, "b", ids=(40, 41, 42)), *group([1], 1, "c", ids=(7,))]
     ground.log.append_many(won)
     remember(state, won, 8, 0.1)
-    state["drawn"] = [won[0].task.key]
+    state["drawn"] = {"now": won[0].task.key}
     patched = plan.patch(ground, group([0] * 3, 1, "now"), state)
     rows = build_rows(won)[0]
     means = [ground.measure([row])[1].mean() for row in rows]

@@ -254,6 +254,25 @@ def test_doubtful_episodes_and_those_shown_a_quarantined_memory_are_left_out_wit
     assert [entry.episode_id for entry in buffer.entries] == ["sound"]
 
 
+def test_entries_leave_when_a_memory_that_they_were_shown_comes_into_quarantine(log, make_buffer, parts):
+    def episode(name, *memories):
+        return parts.make_episode([sound_turn(parts, memory_ids=memories)], name=name, success=True)
+
+    attempts = [episode("alone"), episode("one", "m-1"), episode("both", "m-1", "m-2")]
+    log.append_many(attempts)
+    buffer = make_buffer()
+    buffer.update(attempts, [0.5] * 3, iteration=1, version=0)
+    assert len(buffer) == 3
+    buffer.update([], [], iteration=2, version=0, quarantined={"m-2"})
+    assert [entry.episode_id for entry in buffer.entries] == ["alone", "one"]
+    buffer.update([], [], iteration=3, version=0, quarantined={"m-1", "m-2"})
+    assert [entry.episode_id for entry in buffer.entries] == ["alone"]
+    buffer.restore(2)
+    assert [entry.episode_id for entry in buffer.entries] == ["alone", "one"]
+    buffer.update([], [], iteration=3, version=0, quarantined={"m-1"})
+    assert [entry.episode_id for entry in buffer.entries] == ["alone"], "what is known to be barred is of that moment"
+
+
 def played(parts, names, *, task=0, group="", reward=0.0, **changes):
     """Sound attempts at one task; capitals are failures."""
     turns = [sound_turn(parts, reward=reward)]

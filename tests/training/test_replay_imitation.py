@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,11 @@ from agentkit.training.config import ImitationConfig, TrainConfig
 from agentkit.training.credit import Uniform
 from agentkit.training.gradients import imitation_gradient
 from agentkit.training.losses import SIL, SPEAR, Replayed, Shaped, Supervised
+from agentkit.training.mismatch import Mismatch, TokenTIS
 from agentkit.training.plans.plan import Patched
 from agentkit.training.replay import selection as rules
 from agentkit.training.replay.imitation import replayed_stream
+from agentkit.training.rows import build_rows
 
 
 def played(parts: Any) -> list[Episode]:
@@ -153,12 +156,42 @@ def test_replayed_losses_are_reduced_as_asked(parts, make_trainer, tmp_path, red
     buffer, episodes = trainer.imitation.buffer, played(parts)[:2]
     trainer.log.append_many(episodes)
     buffer.update(episodes, [1.0, 1.0], iteration=1, version=0)
-    stream = replayed_stream(trainer.models, trainer.config, buffer, buffer.entries, [np.ones(1)] * 2)
+    stream, _ = replayed_stream(trainer.models, trainer.config, buffer, buffer.entries, [np.ones(1)] * 2)
     logp_N = trainer.models.measure(stream.rows).logp_N
     expected = -float((torch.tensor(weights) * logp_N).sum())
     found = imitation_gradient(trainer.policy.model, stream, 0.5, trainer.config, 1.0, reduction=reduction)
     assert found["loss/imitation"] == pytest.approx(expected, rel=1e-5)
     assert trainer.imitation.gradient(trainer.config)["loss/imitation"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_weights_of_replays_mismatch_are_in_its_effective_sample_size_and_logged(parts, make_trainer, tmp_path):
+    """Four tokens of two episodes; μ said of one that it was e times less likely than the policy finds it."""
+    settings = ImitationConfig(admit="any", loss=Replayed(base="current"), mismatch=Mismatch(weigh=TokenTIS(cap=9.0)))
+    trainer = make_trainer(tmp_path, imitation=settings, credit=Uniform())
+    buffer, episodes = trainer.imitation.buffer, played(parts)[:2]
+    rows = build_rows(episodes)[0]
+    logp_N = trainer.models.measure(rows).logp_N.numpy().copy()
+    logp_N[3] -= 1
+    told = [
+        episodes[0].model_copy(update={"turns": _told(episodes[0].turns, logp_N[:3])}),
+        episodes[1].model_copy(update={"turns": _told(episodes[1].turns, logp_N[3:])}),
+    ]
+    trainer.log.append_many(told)
+    buffer.update(told, [1.0, 1.0], iteration=1, version=0)
+    values = trainer.imitation.gradient(trainer.config)
+    assert values["imitation/ess"] == pytest.approx((3 + math.e) ** 2 / (4 * (3 + math.e**2)), rel=1e-4)
+    assert values["imitation/mismatch/ess"] == pytest.approx(values["imitation/ess"], rel=1e-4)
+    assert values["imitation/mismatch/rejected"] == 0
+
+
+def _told(turns, logp_N):
+    """The turns with these log-probabilities, turn after turn."""
+    made, place = [], 0
+    for turn in turns:
+        end = place + len(turn.response_ids)
+        made.append(turn.model_copy(update={"logprobs": tuple(logp_N[place:end].tolist())}))
+        place = end
+    return tuple(made)
 
 
 def test_replay_in_a_step_of_its_own_comes_after_the_policys_and_leaves_those_alone(make_trainer, tmp_path):

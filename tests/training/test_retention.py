@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from agentkit.memory.embedders import HashEmbedder
 from agentkit.memory.kinds import Draft, FactBody, Source, Status
 from agentkit.memory.log import EpisodeLog
 from agentkit.memory.store import MemoryStore
+from agentkit.recall import MemoryRecall
 from agentkit.training.clocks import ModelTime
 from agentkit.training.config import ImitationConfig
 from agentkit.training.credit import Uniform
@@ -128,11 +128,12 @@ def test_the_anchor_pulls_towards_the_first_weights(make_trainer, earlier, tmp_p
 
 
 def test_attempts_that_were_shown_a_quarantined_memory_are_not_replayed(parts, make_trainer, tmp_path):
-    trainer = make_trainer(tmp_path, imitation=ImitationConfig(admit="any"))
     store = MemoryStore.open(tmp_path / "memory", embedder=HashEmbedder(32), index="exact", gate=None)
     good, bad = store.write([note("good", "active"), note("bad", "quarantine")])
-    trainer.recall = SimpleNamespace(memory=store)
-    assert trainer._quarantined() == {bad.id} != {good.id}
+    trainer = make_trainer(tmp_path, imitation=ImitationConfig(admit="any"))
+    trainer.collector._options["recall"] = MemoryRecall(store, 1)
+    assert trainer.collector.quarantined() == {bad.id} != {good.id}
+    assert trainer.collector.ground(trainer.config, 0).quarantined == {bad.id}
     asked = []
     update = trainer.imitation.buffer.update
 

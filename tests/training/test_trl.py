@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from agentkit.training.credit.top import top_share
-from agentkit.training.losses import CISPO, GSPO, SAPO, VESPO, Clip, Now, kl_loss, scales
+from agentkit.training.losses import CISPO, GSPO, SAPO, VESPO, Clip, Now, kl_tokens, scales
 from agentkit.training.mismatch import IcePop, Mismatch, OffPolicy, SequenceIcePop, SequenceTIS, TokenTIS
 
 LENGTHS = [7, 3, 5, 1]
@@ -125,7 +125,7 @@ def ours(batch, loss, reduction, *, factor=None, beta=0.0):
     tokens = loss.fitted(now).tokens(now)
     total = (scale * (tokens if factor is None else factor * tokens)).sum()
     if beta:
-        total = total + beta * kl_loss(logp, batch.reference) / len(logp)
+        total = total + beta * (scale * kl_tokens(logp, batch.reference)).sum()
     total.backward()
     return total.item(), logp.grad
 
@@ -165,10 +165,12 @@ def test_a_loss_and_its_gradient_are_those_of_trl(trainer_class, case, spread):
     assert gradient.abs().max() > 1e-3
 
 
-def test_the_kl_term_is_that_of_trl(trainer_class):
+@pytest.mark.parametrize("case", ["grpo", "dapo", "dr_grpo", "luspo", "sapo"])
+def test_the_kl_term_is_that_of_trl_and_reduced_as_the_loss_is(trainer_class, case):
+    loss, reduction, options = CASES[case]
     batch = make_batch(0.2)
-    expected, gradient = theirs(trainer_class, batch, loss_type="dapo", beta=0.3)
-    found, own = ours(batch, Clip(), "token-mean", beta=0.3)
+    expected, gradient = theirs(trainer_class, batch, beta=0.3, **options)
+    found, own = ours(batch, loss, reduction, beta=0.3)
     assert found == pytest.approx(expected, abs=1e-6)
     assert own.numpy() == pytest.approx(gradient.numpy(), abs=1e-6)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from agentkit.errors import PolicyFault
 from agentkit.training.advantages.estimator import Estimator
@@ -48,6 +48,15 @@ class GAE(Estimator):
     """Learning rate of the value head as a multiple of the policy's: 1e-5 to 1e-6 in RAGEN and ActFocus."""
     epsilon: float = Field(default=1e-8, gt=0)
     """Added to the standard deviation of the whitening."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> GAE:
+        if not self.whiten and "epsilon" in self.changed:
+            raise ValueError(
+                f"advantage.epsilon = {self.epsilon} and advantage.whiten = false: no standard deviation divides; "
+                "leave epsilon out, or set whiten = true"
+            )
+        return self
 
     def estimate(
         self, outcomes: Outcomes, turn_N: Ints, value_N: Floats, *, after_E: Floats | None = None

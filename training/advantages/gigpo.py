@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from agentkit.errors import ConfigError
 from agentkit.training.advantages.estimator import Estimator
@@ -33,6 +33,15 @@ class GiGPO(Estimator):
     count more; or its episodes, as in the paper."""
     epsilon: float = Field(default=1e-6, gt=0)
     """Added to the standard deviations."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> GiGPO:
+        if not self.std and "epsilon" in self.changed:
+            raise ValueError(
+                f"advantage.epsilon = {self.epsilon} and advantage.std = false: no standard deviation divides; leave "
+                "epsilon out, or set std = true"
+            )
+        return self
 
     def turns(self, outcomes: Outcomes) -> Floats:
         """[U] advantage of each turn.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from agentkit.training.advantages.estimator import Estimator
 from agentkit.training.advantages.outcomes import Floats, Ints, Outcomes, discounted_sums, within_groups
@@ -24,6 +24,15 @@ class TurnReturns(Estimator):
     """Whether the standard deviation over the same attempts divides."""
     epsilon: float = Field(default=1e-6, gt=0)
     """Added to the standard deviation."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TurnReturns:
+        if not self.std and "epsilon" in self.changed:
+            raise ValueError(
+                f"advantage.epsilon = {self.epsilon} and advantage.std = false: no standard deviation divides; leave "
+                "epsilon out, or set std = true"
+            )
+        return self
 
     def turns(self, outcomes: Outcomes) -> Floats:
         """[U] advantage of each turn."""

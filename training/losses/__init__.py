@@ -16,7 +16,7 @@ from agentkit.training.losses.dro import DRO
 from agentkit.training.losses.entropy import EPO, SIREN, Bonus, EntropyHistory, EntropyScheme, EntropyStep, Gain
 from agentkit.training.losses.gspo import GSPO
 from agentkit.training.losses.imitation import SIL, ImitationLoss, Replayed, Shaped, Supervised
-from agentkit.training.losses.kl import KL, kl_loss
+from agentkit.training.losses.kl import KL, kl_tokens
 from agentkit.training.losses.opmd import OPMD
 from agentkit.training.losses.policy import PolicyLoss
 from agentkit.training.losses.reduction import Reduction, scales
@@ -70,7 +70,7 @@ __all__ = [
     "Supervised",
     "TrajectoryBalance",
     "effective_sample_size",
-    "kl_loss",
+    "kl_tokens",
     "ratio",
     "scales",
 ]

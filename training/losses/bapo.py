@@ -35,8 +35,8 @@ class BAPO(PolicyLoss):
     """By how much a bound moves at a time."""
     share: float = Field(default=0.5, gt=0, lt=1)
     """P/(P + N) at which the search stops."""
-    dual: float | None = None
-    """As `Clip.dual` (3 in the authors' code); it must exceed `high_most`."""
+    dual: float | None = Field(default=None, gt=1)
+    """As `Clip.dual` (3 in the authors' code). The search does not count the bad tokens that it silences."""
     needs_batch: ClassVar[bool] = True
 
     @model_validator(mode="after")
@@ -44,8 +44,6 @@ class BAPO(PolicyLoss):
         for least, most in (("low_least", "low_most"), ("high_least", "high_most")):
             if getattr(self, least) > getattr(self, most):
                 raise ValueError(f"{least} = {getattr(self, least):g} exceeds {most} = {getattr(self, most):g}")
-        if self.dual is not None and self.dual <= self.high_most:
-            raise ValueError(f"dual = {self.dual:g} must exceed high_most = {self.high_most:g}")
         return self
 
     def fitted(self, now: Now, rng: np.random.Generator | None = None) -> Clip:

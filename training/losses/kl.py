@@ -16,8 +16,8 @@ KL = Literal["k1", "k2", "k3"]
 """Estimators of KL(π‖π_ref) from x = log π − log π_ref of tokens that π sampled (Schulman 2020)."""
 
 
-def kl_loss(logp_N: torch.Tensor, reference_logp_N: torch.Tensor, estimator: KL = "k3") -> torch.Tensor:
-    """Sum over tokens of an estimate of KL(π‖π_ref).
+def kl_tokens(logp_N: torch.Tensor, reference_logp_N: torch.Tensor, estimator: KL = "k3") -> torch.Tensor:
+    """[N] estimate of KL(π‖π_ref) at each token.
 
     | name | value         | unbiased value | gradient, in expectation over tokens of π              |
     |------|---------------|----------------|--------------------------------------------------------|
@@ -28,13 +28,13 @@ def kl_loss(logp_N: torch.Tensor, reference_logp_N: torch.Tensor, estimator: KL 
     x alone has a gradient of expectation zero, so k1 takes its value from x and its gradient from k2.
 
     >>> half, quarter = torch.tensor([0.5]).log(), torch.tensor([0.25]).log()
-    >>> [round(kl_loss(half, quarter, name).item(), 4) for name in ("k1", "k2", "k3")]
+    >>> [round(kl_tokens(half, quarter, name).item(), 4) for name in ("k1", "k2", "k3")]
     [0.6931, 0.2402, 0.1931]
     """
     d_N = (reference_logp_N - logp_N).clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
     if estimator == "k3":
-        return (d_N.exp() - d_N - 1).sum()
+        return d_N.exp() - d_N - 1
     k2_N = d_N.square() / 2
     if estimator == "k2":
-        return k2_N.sum()
-    return (k2_N - k2_N.detach() - d_N.detach()).sum()
+        return k2_N
+    return k2_N - k2_N.detach() - d_N.detach()

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from agentkit.agents.retries import Reminded, Told
 from agentkit.envs import make_env
 from agentkit.envs.contract import Expert, offers
+from agentkit.envs.workers import env_class
 from agentkit.errors import ConfigError
 from agentkit.memory.records import Episode
 from agentkit.rollout import Order, play_all
@@ -49,11 +50,16 @@ class Hints(Settings):
     """Log-probabilities of attempts whose hint was taken out."""
 
     @model_validator(mode="after")
-    def _text_where_needed(self) -> Hints:
+    def _consistent(self) -> Hints:
         if (self.source == "text") != bool(self.text):
             raise ValueError(f"hints.source = {self.source!r} and hints.text = {self.text!r}: only 'text' needs a text")
         if self.source == "text" and "turns" in self.changed:
             raise ValueError(f"hints.source = 'text' and hints.turns = {self.turns}: only the expert's turns are told")
+        if self.keep and "old_logprobs" in self.changed:
+            raise ValueError(
+                f"hints.keep = true and hints.old_logprobs = {self.old_logprobs!r}: what keeps its hint has the "
+                "log-probabilities it was sampled with; leave one of them out"
+            )
         return self
 
 
@@ -87,15 +93,20 @@ class XRPO(RolloutPlan):
                 f"plan.most = {self.most} is below group_size = {config.group_size}: the iteration's "
                 "attempts would find no task"
             )
+        family = env_class(env_id)
+        tells = isinstance(family, type) and not hasattr(family, "__getattr__")  # others are asked once they are made
+        if self._tells_expert_starts and tells and not offers(family, Expert):
+            raise _without_expert(env_id)
 
     def collect(self, ground: Ground, tasks: Sequence[Task], state: State) -> Collected:
         """Play the first attempts of all tasks, then those that are allocated, some of them with a hint.
 
         Raises:
-            ConfigError: Hints are to be the expert's, and the environment has none.
+            ConfigError: Hints are to be the expert's, and the environment has none; nothing has been played.
         """
-        size = ground.config.group_size
-        num = min(size, max(2, round(self.first * size)))
+        if self._tells_expert_starts and not offers(env_class(tasks[0].env_id), Expert):
+            expert_start(tasks[0], 1)  # its class does not tell whether it has one
+        size, num = ground.config.group_size, self.num_first(ground.config.group_size)
         firsts = [Order(task, number) for task in tasks for number in range(num)]
         played = play_all(ground.policy, firsts, **ground.options)
         groups = [played[place * num : (place + 1) * num] for place in range(len(tasks))]
@@ -129,6 +140,18 @@ class XRPO(RolloutPlan):
         if aided:
             values["plan/success_hinted"] = sum(episode.success for episode in aided) / len(aided)
         return Collected([episode for group in groups for episode in group], values)
+
+    def num_first(self, group_size: int) -> int:
+        """First attempts at each task.
+
+        >>> XRPO().num_first(8), XRPO(first=0.1).num_first(8), XRPO(first=0.9).num_first(4)
+        (4, 2, 4)
+        """
+        return min(group_size, max(2, round(self.first * group_size)))
+
+    @property
+    def _tells_expert_starts(self) -> bool:
+        return self.hints is not None and self.hints.source == "expert"
 
     def _told(self, task: Task, count: Belief, extra: int, state: State) -> tuple[int, Told | None]:
         """(how many of the further attempts get a hint, the hint)."""
@@ -194,9 +217,7 @@ def expert_start(task: Task, turns: int) -> str:
     env = make_env(task)
     try:
         if not offers(env, Expert):
-            raise ConfigError(
-                f"plan.hints.source = 'expert': {task.env_id} has no expert; set hints.source = 'text' and hints.text"
-            )
+            raise _without_expert(task.env_id)
         env.reset(seed=task.seed, options={"split": task.split, "attempt": 0})
         expert, over = cast(Expert, env), False
         actions: list[str] = []
@@ -207,6 +228,12 @@ def expert_start(task: Task, turns: int) -> str:
     finally:
         env.close()
     return "A good start here: " + ", then ".join(f"`{action}`" for action in actions)
+
+
+def _without_expert(env_id: str) -> ConfigError:
+    return ConfigError(
+        f"plan.hints.source = 'expert': {env_id} has no expert; set hints.source = 'text' and hints.text"
+    )
 
 
 def _counts(seen: Sequence[float], episodes: Sequence[Episode]) -> Belief:

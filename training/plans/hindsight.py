@@ -84,22 +84,22 @@ class Hindsight(RolloutPlan):
         found: dict[tuple[str, str], list[Episode]] = {}
         rng = rng or np.random.default_rng(0)
         differing = 0
-        for episode in sorted(failed, key=lambda episode: len(episode.turns)):
+        for episode in failed:
             first = play_again(episode.task, episode.attempt, episode.turns)
             if not first.is_of(episode):
                 differing += 1
                 continue
             for goal in self._goals(first, rng):
-                kept = found.setdefault((episode.task.key, goal), [])
-                if len(kept) < self.per_goal and (made := _relabelled(policy, episode, first, goal)) is not None:
-                    kept.append(made)
+                if (made := _relabelled(policy, episode, first, goal)) is not None:
+                    found.setdefault((episode.task.key, goal), []).append(made)
         if failed and differing == len(failed):
             raise ConfigError(
                 f"plan = {self.name!r}: none of {differing} failed attempts went the same way when its actions were "
                 f"played again, so {failed[0].task.env_id} is not deterministic given task and attempt; "
                 "choose another plan"
             )
-        return [episode for kept in found.values() for episode in kept]
+        shortest = (sorted(made, key=lambda episode: len(episode.turns)) for made in found.values())
+        return [episode for made in shortest for episode in made[: self.per_goal]]
 
     def _goals(self, first: Replay, rng: np.random.Generator) -> list[str]:
         if self.strategy == "final":

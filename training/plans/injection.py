@@ -75,14 +75,14 @@ class ARPO(Injection):
         places = {id(episode): place for place, episode in enumerate(played)}
         chosen: list[tuple[int, str, Episode]] = []
         for group_id, group in by_group(played).items():
-            ids = stored_ids(state, group[0].task.key)
+            ids = stored_ids(ground, state, group[0].task.key)
             if ids and self._failed(ground.config.outcomes(group)):
                 picked = ids[int(rng.integers(len(ids)))]
                 chosen.append((places[id(group[0])], group_id, read(ground.log, picked)))
         joined = self._joined(ground, [(group, episode) for _, group, episode in chosen])
         for (place, _, _), episode in zip(chosen, joined, strict=True):
             patched[place] = episode
-        remember(state, played, self.capacity, self.least_return)
+        remember(state, played, self.capacity, self.least_return, ground.quarantined)
         injected = frozenset(place for place, _, _ in chosen)
         return Patched(patched, injected, values={"plan/injected": float(len(injected))})
 
@@ -115,12 +115,12 @@ class RLEP(Injection):
         rng = ground.rng(self.name)
         chosen: list[tuple[str, Episode]] = []
         for group_id, group in by_group(played).items():
-            ids = stored_ids(state, group[0].task.key)
+            ids = stored_ids(ground, state, group[0].task.key)
             if len(ids) >= self.at_least:
                 picks = rng.choice(len(ids), size=min(self.num, len(ids)), replace=False)
                 chosen += [(group_id, read(ground.log, ids[pick])) for pick in sorted(picks.tolist())]
         joined = self._joined(ground, chosen)
-        remember(state, played, self.capacity, self.least_return)
+        remember(state, played, self.capacity, self.least_return, ground.quarantined)
         injected = frozenset(range(len(played), len(played) + len(joined)))
         return Patched([*played, *joined], injected, values={"plan/injected": float(len(joined))})
 
@@ -130,7 +130,7 @@ class ExGRPO(Injection):
 
     Tasks solved k times, 0 < k < G, are in the buffer under their latest such k, also if a later group had no success
     at all (our choice: they need it most); one whose whole group succeeds leaves it for good. A share of the
-    iteration's tasks, the last of them, gives way to tasks of the buffer, drawn by
+    iteration's tasks, drawn at random, gives way to tasks of the buffer, drawn by
     p ∝ exp(−(k/G − μ)² / 2σ²) without replacement.
     Such a group has G − 1 attempts and, of the task's stored successes, the one with the least mean entropy under the
     policy, here over its sampled tokens only. Its tokens have a loss of their own, `shaping`.
@@ -168,37 +168,43 @@ class ExGRPO(Injection):
     def collect(self, ground: Ground, tasks: Sequence[Task], state: State) -> Collected:
         """Play the tasks, some of them exchanged for tasks of the buffer with one attempt fewer."""
         drawn = self._drawn(ground, tasks, state) if state.get("started") else []
-        size = ground.config.group_size
-        fresh = list(tasks[: len(tasks) - len(drawn)])
+        size, num_fresh = ground.config.group_size, len(tasks) - len(drawn)
+        chosen = np.sort(ground.rng("fresh").permutation(len(tasks))[:num_fresh])  # each gives way as often
+        fresh = [tasks[place] for place in chosen]
         orders = [Order(task, number) for task in fresh for number in range(size)]
         orders += [Order(task, number) for task in drawn for number in range(size - 1)]
-        state["drawn"] = [*state.get("drawn", []), *(task.key for task in drawn)]
         episodes = play_all(ground.policy, orders, **ground.options)
+        groups = {episode.group_id: episode.task.key for episode in episodes[num_fresh * size :]}
+        state["drawn"] = {**state.get("drawn", {}), **groups}
+        state["fresh"] = [*state.get("fresh", []), *(task.key for task in fresh)]
         return Collected(episodes, {"plan/experiential": float(len(drawn))})
 
     def patch(self, ground: Ground, played: Sequence[Episode], state: State) -> Patched:
         """Add the surest success of each experiential task to its group, then bring the buffer up to date."""
-        drawn = set(state.pop("drawn", []))
+        drawn = state.pop("drawn", {})
+        state.pop("fresh", None)
         chosen = [
-            (group_id, self._surest(ground, stored_ids(state, group[0].task.key)))
+            (group_id, self._surest(ground, stored_ids(ground, state, group[0].task.key)))
             for group_id, group in by_group(played).items()
-            if group[0].task.key in drawn
+            if group_id in drawn
         ]
         joined = self._joined(ground, chosen)
-        self._update(played, state)
+        self._update(ground, played, state)
         injected = frozenset(range(len(played), len(played) + len(joined)))
         return Patched([*played, *joined], injected, values={"plan/injected": float(len(joined))})
 
     def _drawn(self, ground: Ground, tasks: Sequence[Task], state: State) -> list[Task]:
-        taken = {task.key for task in tasks}
-        counts = {key: k for key, k in state.get("solved", {}).items() if key not in taken and stored_ids(state, key)}
+        taken = {task.key for task in tasks} | {*state.get("drawn", {}).values(), *state.get("fresh", [])}
+        counts = {
+            key: k for key, k in state.get("solved", {}).items() if key not in taken and stored_ids(ground, state, key)
+        }
         num = min(int(self.share * len(tasks)), len(counts))
         if not num:
             return []
         keys = sorted(counts)
         weights = self.task_weights(np.array([counts[key] for key in keys]) / ground.config.group_size)
         picks = ground.rng(self.name).choice(len(keys), size=num, replace=False, p=weights / weights.sum())
-        return [read(ground.log, stored_ids(state, keys[pick])[0]).task for pick in sorted(picks.tolist())]
+        return [read(ground.log, stored_ids(ground, state, keys[pick])[0]).task for pick in sorted(picks.tolist())]
 
     def task_weights(self, rate_K: NDArray[np.float64]) -> NDArray[np.float64]:
         """[K] what tasks of these success rates are drawn in proportion to.
@@ -216,8 +222,8 @@ class ExGRPO(Injection):
         mean_E = np.bincount(episode_N, entropy_N, len(ids)) / np.bincount(episode_N, minlength=len(ids))
         return episodes[int(mean_E.argmin())]
 
-    def _update(self, played: Sequence[Episode], state: State) -> None:
-        remember(state, played, self.capacity, self.least_return)
+    def _update(self, ground: Ground, played: Sequence[Episode], state: State) -> None:
+        remember(state, played, self.capacity, self.least_return, ground.quarantined)
         solved, retired = state.setdefault("solved", {}), set(state.setdefault("retired", []))
         for group in by_group(played).values():
             key, k = group[0].task.key, sum(episode.success for episode in group)

@@ -48,6 +48,8 @@ class Ground:
     """([N] log-probabilities, [N] entropies in nats) of the rows' sampled tokens under the policy as it is."""
     seed: int
     """Seed of all that the plan draws in this iteration."""
+    quarantined: frozenset[str] = frozenset()
+    """Ids of the memories in quarantine."""
 
     def rng(self, name: str) -> np.random.Generator:
         """A generator of the plan's own, the same whenever the iteration is done again."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from agentkit.agents.reflection import Reflect, Reflection, by_model, chat_with, from_record
 from agentkit.agents.retries import Reminded, Told, look_back
@@ -61,6 +61,15 @@ class R3L(RolloutPlan):
         if told:
             values["plan/success_retried"] = _rate(told)
         return Collected([episode for group in groups for episode in group], values)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> R3L:
+        if self.reflect == "record" and "reflection_tokens" in self.changed:
+            raise ValueError(
+                f"plan.reflection_tokens = {self.reflection_tokens} and plan.reflect = 'record': the record alone "
+                "samples nothing; leave it out, or set reflect = 'policy'"
+            )
+        return self
 
     async def _play(
         self, ground: Ground, tasks: Sequence[Task], num: int, size: int

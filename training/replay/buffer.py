@@ -59,6 +59,7 @@ class ReplayBuffer:
         self._num_slots = 0
         self._tree: SumTree | None = None
         self._refreshed: set[int] = set()
+        self._barred: set[str] = set()
         self._left: list[int] = []
         self._all: tuple[tuple[Entry, ...], Candidates] | None = None  # all entries, until one changes
 
@@ -95,7 +96,7 @@ class ReplayBuffer:
         """Admit what is worth it and drop what is stale or too much; returns how many were admitted.
 
         An episode whose record is doubtful, or that was shown a memory in quarantine, is left out; the first time, a
-        `RuntimeWarning` says why.
+        `RuntimeWarning` says why. Entries that were shown a memory which is in quarantine by now leave.
 
         Args:
             episodes: The iteration's episodes, already in the log.
@@ -113,6 +114,7 @@ class ReplayBuffer:
             for episode, advantage, total, of_turns in zip(episodes, advantages, returns, turn_advantages, strict=True)
             if self._is_wanted(episode, float(advantage)) and self._is_sound(episode, quarantined)
         ]
+        self._bar(quarantined)
         fresh = self._admit(drafts)
         self._expire(version)
         alive = sorted(number for number in self._refreshed if number in self._entries)
@@ -162,6 +164,17 @@ class ReplayBuffer:
             if len(self._entries) > self._config.capacity:
                 self._drop(next(iter(self._entries)))
         return fresh
+
+    def _bar(self, quarantined: Collection[str]) -> None:
+        """Drop what was shown one of these memories; those already known are not looked for again."""
+        newly = {*quarantined} - self._barred
+        self._barred |= newly
+        shown = (number for number in [*self._entries] if newly and self._is_shown(number, newly))
+        for number in shown:
+            self._drop(number)
+
+    def _is_shown(self, number: int, memories: set[str]) -> bool:
+        return any(memories.intersection(turn.memory_ids) for turn in self.episode(self._entries[number]).turns)
 
     def _expire(self, version: int) -> None:
         if self._config.max_staleness is None:

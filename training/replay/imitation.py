@@ -62,7 +62,7 @@ class Imitation:
             return {}
         gain_E = self._gains(settings, entries)
         advantages = _advantages(settings, entries, gain_E)
-        stream = replayed_stream(self._models, config, self.buffer, entries, advantages, settings.mismatch)
+        stream, found = replayed_stream(self._models, config, self.buffer, entries, advantages, settings.mismatch)
         if isinstance(settings.select, Priority):
             weight_E = torch.from_numpy(self.buffer.importance(entries)).float()
             stream = dataclasses.replace(stream, weight_N=stream.weight_N * weight_E[stream.episode_N])
@@ -70,7 +70,7 @@ class Imitation:
         if settings.loss.skips_errors:
             stream = masked(stream, valid_turns([self.buffer.episode(entry) for entry in entries]))
         model = self._models.policy.model
-        return imitation_gradient(
+        return found | imitation_gradient(
             model, stream, settings.weight, config, self._temperature, self._rng, reduction=settings.reduction
         )
 
@@ -188,8 +188,11 @@ def replayed_stream(
     entries: Sequence[Entry],
     advantages: Sequence[Floats],
     mismatch: Mismatch | None = None,
-) -> Stream:
-    """The stream of replayed entries, with the weights of `mismatch`; of each the advantages of its turns, or one."""
+) -> tuple[Stream, dict[str, float]]:
+    """(the stream of replayed entries, with the weights of `mismatch`; metrics of those).
+
+    Of each entry there are the advantages of its turns, or one for all.
+    """
     rows = [dataclasses.replace(row, episode=i) for i, entry in enumerate(entries) for row in buffer.rows(entry)]
     each_R = [advantages[row.episode] for row in rows]
     advantage_N = np.concatenate(
@@ -200,6 +203,8 @@ def replayed_stream(
     )
     reference = models.measure_reference(rows) if config.credit.needs_reference else None
     stream = models.stream(config, rows, torch.from_numpy(advantage_N), reference, measured=mismatch is not None)
+    found: dict[str, float] = {}
     if mismatch is not None:
-        stream, _ = mismatch.corrected(stream)
-    return dataclasses.replace(stream, episode_ids=[entry.episode_id for entry in entries])
+        stream, found = mismatch.corrected(stream)
+    named = dataclasses.replace(stream, episode_ids=[entry.episode_id for entry in entries])
+    return named, {f"imitation/{name}": value for name, value in found.items()}

@@ -64,7 +64,7 @@ class Rehearsal:
         self.replays += 1
         entries = self._buffer.sample(settings.episodes, self._rng)
         self.replayed = [entry.episode_id for entry in entries]
-        stream = replayed_stream(self._models, config, self._buffer, entries, [np.ones(1)] * len(entries))
+        stream, _ = replayed_stream(self._models, config, self._buffer, entries, [np.ones(1)] * len(entries))
         if settings.loss.skips_errors:
             stream = masked(stream, valid_turns([self._buffer.episode(entry) for entry in entries]))
         model = self._models.policy.model
