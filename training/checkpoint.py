@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +114,19 @@ def latest_checkpoint(folder: Path) -> Path:
     return found[-1]
 
 
-def load_checkpoint(path: Path, model: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def load_checkpoint(
+    path: Path,
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    check: Callable[[dict[str, Any]], None] = lambda state: None,
+) -> dict[str, Any]:
     """Restore model and optimizer in place; returns the rest of the state.
+
+    Args:
+        path: The checkpoint.
+        model: Its learning parameters are overwritten.
+        optimizer: Its state is.
+        check: Raises `CheckpointError` if the rest of the state does not fit the run.
 
     Raises:
         CheckpointError: A file is missing or damaged, or belongs to another model or to an optimizer of other parts;
@@ -143,6 +154,7 @@ def load_checkpoint(path: Path, model: Any, optimizer: torch.optim.Optimizer) ->
             f"checkpoint {str(path)!r} is of an optimizer of {_in_words(theirs)}, this one is of {_in_words(ours)}: "
             "the policy's and, beside advantage = 'gae' alone, a value head's; resume with the run's own `advantage`"
         )
+    check(state)
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(weights[name])

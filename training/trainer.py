@@ -286,20 +286,23 @@ class Trainer:
             CheckpointError: The checkpoint cannot be read, or is of another model, reference or seed.
         """
         path = checkpoint or latest_checkpoint(self.folder / "checkpoints")
-        state = load_checkpoint(path, self.policy.model, self.learner.optimizer)
-        if state["seed"] != self.seed:
-            raise CheckpointError(f"checkpoint {str(path)!r} is of seed {state['seed']}, this run of {self.seed}")
         parts = {name: part for name, part in self._parts().items() if part is not None}
-        other = next((name for name in parts if state.get(name) is None), None)
-        if other is not None:
-            raise CheckpointError(
-                f"checkpoint {str(path)!r} is of a run without {other}; resume with the same settings"
-            )
-        if state["reference"] != self.models.reference_digest:
-            raise CheckpointError(
-                f"checkpoint {str(path)!r} was trained beside another reference; build the policy from the weights "
-                "the run began with, or give the same `reference`"
-            )
+
+        def check(state: Mapping[str, Any]) -> None:
+            if state["seed"] != self.seed:
+                raise CheckpointError(f"checkpoint {str(path)!r} is of seed {state['seed']}, this run of {self.seed}")
+            other = next((name for name in parts if state.get(name) is None), None)
+            if other is not None:
+                raise CheckpointError(
+                    f"checkpoint {str(path)!r} is of a run without {other}; resume with the same settings"
+                )
+            if state["reference"] != self.models.reference_digest:
+                raise CheckpointError(
+                    f"checkpoint {str(path)!r} was trained beside another reference; build the policy from the "
+                    "weights the run began with, or give the same `reference`"
+                )
+
+        state = load_checkpoint(path, self.policy.model, self.learner.optimizer, check)
         self._restored = True
         self.iteration, self._barren = state["iteration"], state["barren"]
         self.rng.bit_generator.state = state["rng"]

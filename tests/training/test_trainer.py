@@ -156,8 +156,11 @@ def test_a_run_is_not_resumed_beside_another_reference_or_from_another_seed(part
     with pytest.raises(CheckpointError, match="beside another reference; build the policy from the weights"):
         wrong.restore()
     wrong.close()
+    other = make_trainer(tmp_path, seed=1)
+    before = parts.digest(other.policy.model)
     with pytest.raises(CheckpointError, match="is of seed 0, this run of 1"):
-        make_trainer(tmp_path, seed=1).restore()
+        other.restore()
+    assert parts.digest(other.policy.model) == before != parts.digest(trainer.policy.model), "nothing was changed"
 
 
 def test_a_new_run_does_not_overwrite_one_that_has_come_further(parts, make_trainer, tmp_path):
