@@ -51,15 +51,17 @@ MAIN: dict[str, dict[str, Any]] = {
     "uniform+imitation": {"credit": UNIFORM, "imitation": IMITATION},
     "actfocus+imitation": {"credit": ACTFOCUS, "imitation": IMITATION},
     "uniform+filter": {"credit": UNIFORM, "filter": TOP_P},
+    "actfocus, rate /3": {"credit": ACTFOCUS, "learning_rate": 1e-4},
 }
-"""Settings of `[train]` in which an arm differs; these are run in all worlds."""
+"""Settings of `[train]` in which an arm differs; these are run in all worlds. At the same rate ActFocus steps further on
+action tokens than uniform credit, so another rate is a control for either."""
 ABLATIONS: dict[str, dict[str, Any]] = {
     "uniform, rate x3": {"credit": UNIFORM, "learning_rate": 9e-4},
     **{f"alpha {alpha}": {"credit": ACTFOCUS | {"alpha": alpha}} for alpha in (0.0, 0.3, 1.0)},
     **{f"beta {beta}": {"credit": ACTFOCUS | {"beta": beta}} for beta in (0.0, 2.0)},
     **{f"signal {name}": {"credit": ACTFOCUS | {"signal": name}} for name in ("entropy", "nll", "shift")},
 }
-"""Run in `ABLATED` worlds. ActFocus steps further on action tokens than uniform credit: a greater rate is a control."""
+"""Run in `ABLATED` worlds."""
 ARMS = MAIN | ABLATIONS
 ABLATED = ("lake",)
 CLONE = "clone"
