@@ -53,7 +53,7 @@ MAIN: dict[str, dict[str, Any]] = {
     "uniform+filter": {"credit": UNIFORM, "filter": TOP_P},
     "actfocus, rate /3": {"credit": ACTFOCUS, "learning_rate": 1e-4},
 }
-"""Settings of `[train]` in which an arm differs; these are run in all worlds. At the same rate ActFocus steps further on
+"""Settings of `[train]` in which an arm differs; they are run in all worlds. At the same rate ActFocus steps further on
 action tokens than uniform credit, so another rate is a control for either."""
 ABLATIONS: dict[str, dict[str, Any]] = {
     "uniform, rate x3": {"credit": UNIFORM, "learning_rate": 9e-4},
