@@ -120,6 +120,7 @@ def test_stored_log_probabilities_that_would_not_be_read_are_refused():
         TrainConfig(plan=ExGRPO(old_logprobs="recomputed"), **asks)
         TrainConfig(plan=ExGRPO(), mismatch=Mismatch(), **asks)
         TrainConfig(plan=ExGRPO(shaping=0.1), **asks)
+        TrainConfig(plan=Hindsight(old_logprobs="stored"), **asks)
     TrainConfig(plan=ExGRPO(), advantage=GRPO())
     with pytest.raises(ValidationError, match="'stored' and 'gae'"):
         TrainConfig(plan=XRPO(hints=Hints(old_logprobs="stored")), advantage=GAE())
