@@ -48,7 +48,7 @@ def mean_wins(line: Line) -> float:
 
 
 def over_seeds(
-    wins_S: Sequence[float], num: int, less_S: Sequence[float] | None = None
+    wins_S: Sequence[float], num: int, less_S: Sequence[float] | None = None, *, seed: int = 0
 ) -> tuple[float, NDArray[np.float64]]:
     """(mean success over seeds, bootstrap draws of it), or of its difference from another arm's at the same seeds.
 
@@ -58,11 +58,12 @@ def over_seeds(
         wins_S: Successes of each seed, or a mean of several.
         num: Tasks they are of.
         less_S: Successes of the other arm, which began with the same clones.
+        seed: Of the draws.
 
     >>> round(over_seeds([6, 8], 10, less_S=[5, 5])[0], 3)
     0.2
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     rate_SA = np.array([wins_S] if less_S is None else [wins_S, less_S]).T / num
     sign_A = np.array([1, -1])[: rate_SA.shape[1]]
     picks_RS = rng.integers(len(rate_SA), size=(RESAMPLES, len(rate_SA)))
@@ -79,10 +80,35 @@ def shown(value: float, draws_R: NDArray[np.float64], sign: str = "") -> str:
 def tables(lines: Sequence[Line]) -> Iterator[str]:
     """Markdown of all lines of one folder, a table for each budget and world."""
     for budget in (FULL, QUICK):
+        yield from overview([line for line in lines if line["budget"] == budget.name], budget)
         for world in WORLDS:
             rows = [line for line in lines if (line["budget"], line["world"]) == (budget.name, world)]
             if any(line["arm"] == CLONE for line in rows):
                 yield from table(budget.in_world(world), world, rows)
+
+
+def overview(lines: Sequence[Line], budget: Budget) -> Iterator[str]:
+    """What the main arms have over `uniform` at the same seeds, world by world, and the mean of the worlds."""
+    for title, wins in (("Final success less uniform's", final_wins), ("Mean over the run less uniform's", mean_wins)):
+        known = {(line["world"], line["arm"], line["seed"]): wins(line) for line in lines}
+        rows = []
+        for arm in MAIN:
+            found = {}
+            for number, world in enumerate(WORLDS):
+                seeds = [
+                    seed for seed in range(budget.seeds) if {(world, arm, seed), (world, "uniform", seed)} <= {*known}
+                ]
+                if arm != "uniform" and seeds:
+                    wins_S, less_S = ([known[world, each, seed] for seed in seeds] for each in (arm, "uniform"))
+                    found[world] = over_seeds(wins_S, budget.in_world(world).panel, less_S, seed=number)
+            if found:
+                cells = [shown(*found[world], sign="+") if world in found else "" for world in WORLDS]
+                values, draws_WR = zip(*found.values(), strict=True)
+                cells.append(shown(float(np.mean(values)), np.mean(draws_WR, axis=0), sign="+"))
+                rows.append(f"| {arm} | {' | '.join(cells)} |")
+        if rows:
+            head = [f"### {title}, budget `{budget.name}`", "", f"| arm | {' | '.join(WORLDS)} | mean of the worlds |"]
+            yield from [*head, "|---|" + "---|" * (len(WORLDS) + 1), *rows, ""]
 
 
 def table(budget: Budget, world: str, lines: Sequence[Line]) -> Iterator[str]:
