@@ -64,6 +64,7 @@ bench-training: $(VENV)/.dev
 
 study: $(VENV)/.run
 	$(BIN)/python -m benchmarks.study --processes 2
+	$(BIN)/python -m benchmarks.study --budget long --processes 2
 	$(BIN)/python -m benchmarks.study --report
 
 clean:

@@ -47,7 +47,7 @@ LEAK_STEADY = 0.25
 started once, somewhere on the way, and then stays is none."""
 PICTURE_SIDE = (16, 8192)
 """Pixels that a side of a plausible screenshot has, at least and at most."""
-_SETTLE_S = 2.0
+_SETTLE_S = 10.0
 
 
 def _check_making(trial: Trial) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.study.runs import ARMS, CLONE, FULL, LINES, MAIN, QUICK, Budget, read_lines
+from benchmarks.study.runs import ARMS, BUDGETS, CLONE, LINES, MAIN, Budget, read_lines
 from benchmarks.study.worlds import WORLDS
 
 PAGE = Path(__file__).parents[2] / "docs" / "study.md"
@@ -79,7 +79,7 @@ def shown(value: float, draws_R: NDArray[np.float64], sign: str = "") -> str:
 
 def tables(lines: Sequence[Line]) -> Iterator[str]:
     """Markdown of all lines of one folder, a table for each budget and world."""
-    for budget in (FULL, QUICK):
+    for budget in BUDGETS.values():
         yield from overview([line for line in lines if line["budget"] == budget.name], budget)
         for world in WORLDS:
             rows = [line for line in lines if (line["budget"], line["world"]) == (budget.name, world)]
@@ -196,7 +196,7 @@ def write_report(folder: Path) -> None:
     lines = sorted(read_lines(folder), key=lambda line: (line["budget"], line["world"], line["seed"], line["arm"]))
     PICTURES.mkdir(exist_ok=True)
     (PICTURES / LINES).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    for budget in (FULL, QUICK):
+    for budget in BUDGETS.values():
         for world in WORLDS:
             rows = [line for line in lines if (line["budget"], line["world"]) == (budget.name, world)]
             if has_curves(rows):

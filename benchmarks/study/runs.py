@@ -106,7 +106,12 @@ class Budget:
 
 
 FULL = Budget("full", 5, 15, 12, 8, 256, 5)
+LONG = Budget(
+    "long", 5, 60, 12, 8, 256, 15, tuple(f"{w}/{a}" for w in ("lake", "sudoku") for a in ("uniform", "actfocus"))
+)
 QUICK = Budget("quick", 2, 8, 8, 8, 128, 4, ("lake/uniform", "lake/actfocus", "lake/uniform+*"))
+BUDGETS = {budget.name: budget for budget in (FULL, LONG, QUICK)}
+"""`full` is the study; `long` asks of two worlds what four times the attempts change; `quick` is a look."""
 
 
 def planned(budget: Budget, patterns: Sequence[str]) -> Iterator[Run]:

@@ -24,3 +24,11 @@ class Estimator(Settings):
         raise ConfigError(
             f"{type(self).__name__} needs a critic's value of each {self.needs_values}; give them to its `estimate`"
         )
+
+    def _need_divided(self, switch: str, epsilon: float) -> None:
+        """Refuse an `epsilon` that would be ignored: `switch` says whether a standard deviation divides."""
+        if not getattr(self, switch) and "epsilon" in self.changed:
+            raise ValueError(
+                f"advantage.epsilon = {epsilon} and advantage.{switch} = false: no standard deviation divides; leave "
+                f"epsilon out, or set {switch} = true"
+            )

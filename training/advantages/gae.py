@@ -51,11 +51,7 @@ class GAE(Estimator):
 
     @model_validator(mode="after")
     def _consistent(self) -> GAE:
-        if not self.whiten and "epsilon" in self.changed:
-            raise ValueError(
-                f"advantage.epsilon = {self.epsilon} and advantage.whiten = false: no standard deviation divides; "
-                "leave epsilon out, or set whiten = true"
-            )
+        self._need_divided("whiten", self.epsilon)
         return self
 
     def estimate(

@@ -36,11 +36,7 @@ class GiGPO(Estimator):
 
     @model_validator(mode="after")
     def _consistent(self) -> GiGPO:
-        if not self.std and "epsilon" in self.changed:
-            raise ValueError(
-                f"advantage.epsilon = {self.epsilon} and advantage.std = false: no standard deviation divides; leave "
-                "epsilon out, or set std = true"
-            )
+        self._need_divided("std", self.epsilon)
         return self
 
     def turns(self, outcomes: Outcomes) -> Floats:

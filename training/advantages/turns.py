@@ -27,11 +27,7 @@ class TurnReturns(Estimator):
 
     @model_validator(mode="after")
     def _consistent(self) -> TurnReturns:
-        if not self.std and "epsilon" in self.changed:
-            raise ValueError(
-                f"advantage.epsilon = {self.epsilon} and advantage.std = false: no standard deviation divides; leave "
-                "epsilon out, or set std = true"
-            )
+        self._need_divided("std", self.epsilon)
         return self
 
     def turns(self, outcomes: Outcomes) -> Floats:

@@ -125,16 +125,15 @@ class Storage:
 
     def read(self) -> Stored:
         """What it says of the present."""
-        columns = [_ENTRIES.c[name] for name in _FIELDS]
+        columns = [_ENTRIES.c[name] for name in _FIELDS]  # in the order of an entry's fields; `turn_advantages` is last
         query = select(*columns).where(_ENTRIES.c.left_at.is_(None)).order_by(_ENTRIES.c.number)
         newest = select(_PRIORITIES.c.number, _PRIORITIES.c.priority).order_by(_PRIORITIES.c.iteration)
         try:
             with self._engine.connect() as connection:
-                found = [row._asdict() for row in connection.execute(query)]
-                entries = [Entry(**row | {"turn_advantages": tuple(row["turn_advantages"])}) for row in found]
+                entries = [Entry(*known, tuple(of_turns)) for *known, of_turns in connection.execute(query)]
                 last = connection.execute(select(func.max(_ENTRIES.c.number))).scalar() or 0
-                known = {row.number: row.priority for row in connection.execute(newest)}
-                priorities = {entry.number: known[entry.number] for entry in entries if entry.number in known}
+                newest_of = {row.number: row.priority for row in connection.execute(newest)}
+                priorities = {entry.number: newest_of[entry.number] for entry in entries if entry.number in newest_of}
                 return Stored(entries, last + 1, priorities)
         except SQLAlchemyError as error:
             raise self._fault(error) from error
