@@ -51,10 +51,11 @@ MAIN: dict[str, dict[str, Any]] = {
     "uniform+imitation": {"credit": UNIFORM, "imitation": IMITATION},
     "actfocus+imitation": {"credit": ACTFOCUS, "imitation": IMITATION},
     "uniform+filter": {"credit": UNIFORM, "filter": TOP_P},
+    "uniform, rate /3": {"credit": UNIFORM, "learning_rate": 1e-4},
     "actfocus, rate /3": {"credit": ACTFOCUS, "learning_rate": 1e-4},
 }
 """Settings of `[train]` in which an arm differs; they are run in all worlds. At the same rate ActFocus steps further on
-action tokens than uniform credit, so another rate is a control for either."""
+action tokens than uniform credit, so each has a second rate: the better of two is fairer than either."""
 ABLATIONS: dict[str, dict[str, Any]] = {
     "uniform, rate x3": {"credit": UNIFORM, "learning_rate": 9e-4},
     **{f"alpha {alpha}": {"credit": ACTFOCUS | {"alpha": alpha}} for alpha in (0.0, 0.3, 1.0)},
