@@ -116,7 +116,7 @@ class Estimate:
     target_N: torch.Tensor | None = None
     """What a value head should have said before each token; None without one."""
     policy: TokenStats | None = None
-    """What the policy says of the tokens, their old values with it; None without a value head."""
+    """What the policy says of the tokens, their old values with it, if it was asked and is π_old."""
     reference: TokenStats | None = None
     """What the reference says of them, if it was asked."""
 
@@ -126,16 +126,20 @@ class Estimate:
         outcomes, rows, reference, modifiers = batch.outcomes, batch.rows, batch.reference, config.modifiers
         turn_N = np.concatenate([outcomes.starts[row.episode] + row.turns[row.sampled] for row in rows])
         if isinstance(config.advantage, GAE):
-            policy, after_E = _valued(batch, models, bootstrap=config.advantage.bootstrap)
-            assert policy.value_N is not None
-            found = config.advantage.estimate(outcomes, turn_N, policy.value_N.double().numpy(), after_E=after_E)
+            valued, after_E = _valued(batch, models, bootstrap=config.advantage.bootstrap)
+            assert valued.value_N is not None
+            found = config.advantage.estimate(outcomes, turn_N, valued.value_N.double().numpy(), after_E=after_E)
             advantage_N, target_N = (torch.from_numpy(each).float() for each in found)
-            return cls(advantage_N, target_N, policy, reference)
+            return cls(advantage_N, target_N, valued, reference)
         if any(modifier.needs_reference for modifier in modifiers):
             reference = reference or models.measure_reference(rows)
             outcomes = outcomes.told(turn_N, reference_logp_N=reference.logp_N.double().numpy())
+        policy: TokenStats | None = None
         if any(modifier.needs_entropy for modifier in modifiers):
-            outcomes = outcomes.told(turn_N, entropy_N=models.measure(rows).entropy_N.double().numpy())
+            told = models.measure(rows)
+            outcomes = outcomes.told(turn_N, entropy_N=told.entropy_N.double().numpy())
+            if config.measures_policy or config.credit.needs_policy:  # else π_old is what was recorded
+                policy = told
         if isinstance(config.advantage, ArCHer):
             assert critic is not None
             advantage_U = critic.turns(batch.episodes, config.advantage)
@@ -143,7 +147,7 @@ class Estimate:
             advantage_U = config.advantage.turns(outcomes)
         for modifier in modifiers:
             advantage_U = modifier.turns(advantage_U, outcomes)
-        return cls(per_token(rows, outcomes.starts, advantage_U), reference=reference)
+        return cls(per_token(rows, outcomes.starts, advantage_U), policy=policy, reference=reference)
 
 
 def _valued(batch: Batch, models: Models, *, bootstrap: bool) -> tuple[TokenStats, NDArray[np.float64]]:
@@ -210,7 +214,7 @@ def _learning_rows(batch: Batch, estimate: Estimate, config: TrainConfig) -> NDA
     episode has an advantage, nothing is learnt at all: regularisers alone take no step.
     """
     rows = batch.rows
-    if not batch.episodes or not bool(estimate.advantage_N.any()):
+    if not bool(estimate.advantage_N.any()):
         return np.zeros(len(rows), np.bool_)
     if config.kl_coef > 0 or config.entropy_coef > 0 or config.loss.pulls or estimate.target_N is not None:
         return np.ones(len(rows), np.bool_)

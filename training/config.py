@@ -16,9 +16,9 @@ from agentkit.training.advantages import (
     MCGRPO,
     RLOO,
     Advantage,
+    AnyModifier,
     ArCHer,
     DrGRPO,
-    Modifier,
     Novelty,
     Outcomes,
     ReinforcePlusPlus,
@@ -93,7 +93,7 @@ class TrainConfig(Settings):
     bottleneck_every: int = Field(default=10, ge=0)
     """Iterations between action-bottleneck diagnostics; 0 for none."""
     advantage: Advantage = Field(default_factory=GRPO)
-    modifiers: tuple[Modifier, ...] = ()
+    modifiers: tuple[AnyModifier, ...] = ()
     """What is done to the advantages after the estimator, in this order."""
     reward_range: tuple[float, float] | None = None
     """Least and greatest reward the environment may give for a turn; another one stops the run. None for any."""

@@ -7,20 +7,20 @@ never single attempts.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, SerializeAsAny
 
 from agentkit.training.advantages import Outcomes, within_groups
-from agentkit.training.settings import Settings
+from agentkit.training.settings import OrOwn, Part
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
 
-class Filter(Settings):
+class Filter(Part):
     """Which groups stay."""
 
     scaling: Literal["none", "linear", "sqrt"] = "none"
@@ -114,7 +114,10 @@ class Dynamic(Filter):
         return differs_G & (rate_G > 0) & (rate_G < 1) if self.metric == "success" else differs_G
 
 
-AnyFilter = Annotated[TopShare | TopP | Dynamic, Field(discriminator="name")]
+if TYPE_CHECKING:
+    AnyFilter = Filter
+else:
+    AnyFilter = SerializeAsAny[Annotated[TopShare | TopP | Dynamic, Field(discriminator="name"), OrOwn(Filter)]]
 """A filter; see `Filter`."""
 
 

@@ -7,13 +7,14 @@ that are computed again in the backward pass, so [B, L, V] never exists.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from agentkit.errors import ConfigError, PolicyFault
@@ -68,7 +69,7 @@ def forward(
     layout = Layout.of(rows, packs)
     target_N = layout.target_N.to(model.device)
     hidden_NH = hidden_states(model, layout)
-    head = model.get_output_embeddings()
+    head = _output_layer(model)
 
     def chunk(hidden_CH: torch.Tensor, target_C: torch.Tensor) -> tuple[torch.Tensor, ...]:
         logits_CV = head(hidden_CH)
@@ -81,7 +82,7 @@ def forward(
         entropy_C = -(logp_CV.exp() * logp_CV).sum(dim=-1) if nucleus == 1.0 else _nucleus_entropy(logp_CV, nucleus)
         return logp_CV.gather(1, target_C[:, None])[:, 0], entropy_C, energy_C
 
-    size = max(1, CHUNK_LOGITS // head.weight.shape[0])
+    size = max(1, CHUNK_LOGITS // model.get_output_embeddings().weight.shape[0])
     pieces = []
     for start in range(0, len(target_N), size):
         args = hidden_NH[start : start + size], target_N[start : start + size]
@@ -91,6 +92,15 @@ def forward(
             pieces.append(chunk(*args))
     logp_N, entropy_N, energy_N = (torch.cat(parts) for parts in zip(*pieces, strict=True))
     return TokenStats(logp_N, entropy_N, energy_N, None if values is None else values(hidden_NH))
+
+
+def _output_layer(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The output layer. Autocast keeps only its casts of weights that learn, so frozen ones are cast once here."""
+    head, kind = model.get_output_embeddings(), model.device.type
+    if not torch.is_autocast_enabled(kind) or type(head) is not nn.Linear or head.weight.requires_grad:
+        return head
+    weight = head.weight.to(torch.get_autocast_dtype(kind))
+    return lambda hidden_CH: nn.functional.linear(hidden_CH, weight, head.bias)
 
 
 def _nucleus_entropy(logp_CV: torch.Tensor, mass: float) -> torch.Tensor:
@@ -162,10 +172,10 @@ def measure_spans(
     probes = [probe(row, np.arange(1, len(row) + 1)) for row in rows]
     for indices, packs in micro_batches(probes, max_tokens, pair_cost(model)):
         hidden_NH = hidden_states(model, Layout.of([probes[i] for i in indices], packs)).float()
-        hidden_NH = torch.nn.functional.layer_norm(hidden_NH, hidden_NH.shape[1:]).cpu()
+        hidden_NH = nn.functional.layer_norm(hidden_NH, hidden_NH.shape[1:]).cpu()
         for i, hidden_LH in zip(indices, hidden_NH.split([len(rows[i]) for i in indices]), strict=True):
             end_S = torch.from_numpy(ends[i])
-            sums_LH = torch.nn.functional.pad(hidden_LH.double().cumsum(dim=0), (0, 0, 1, 0))
+            sums_LH = nn.functional.pad(hidden_LH.double().cumsum(dim=0), (0, 0, 1, 0))
             length_S = torch.diff(end_S, prepend=end_S.new_zeros(1))
             sum_SH = torch.diff(sums_LH[end_S], dim=0, prepend=sums_LH[:1])
             mean_SH = (sum_SH / length_S.clamp(min=1)[:, None]).float()

@@ -92,6 +92,7 @@ class Learner:
         learns = self.models.learns
         before = [parameter.detach().clone() for parameter in learns] if config.needs_model_time else []
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)  # while attempts are played they would only take memory
         self.models.policy.version += 1
         moved, now = distance(before, learns) if before else 0.0, time.perf_counter()
         tokens = sum(value for name, value in values.items() if name.startswith("tokens/"))

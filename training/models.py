@@ -104,6 +104,12 @@ class Models:
     @functools.cached_property
     def reference_digest(self) -> str | None:
         """Hash of the reference's weights; None without one."""
-        if self.reference is None:
-            return None
-        return weights_digest(self.reference, frozen=self.reference is self.policy.model)
+        if self.reference is None or self.reference is self.policy.model:
+            return None if self.reference is None else self.frozen_digest
+        return weights_digest(self.reference)
+
+    @functools.cached_property
+    def frozen_digest(self) -> str | None:
+        """Hash of the policy's weights that do not learn; None where all do."""
+        frozen = any(not parameter.requires_grad for parameter in self.policy.model.parameters())
+        return weights_digest(self.policy.model, frozen=True) if frozen else None

@@ -244,6 +244,20 @@ def hidden_states(model: Any, layout: Layout) -> torch.Tensor:
     device = model.device
     more = {}
     if layout.mask_P1SS is not None and layout.position_PS is not None:
-        more = {"attention_mask": layout.mask_P1SS.to(device), "position_ids": layout.position_PS.to(device)}
+        mask_P1SS = _additive(layout.mask_P1SS.to(device), model.dtype)
+        more = {"attention_mask": mask_P1SS, "position_ids": layout.position_PS.to(device)}
     hidden_PSH = model.base_model(input_ids=layout.ids_PS.to(device), use_cache=False, **more).last_hidden_state
     return hidden_PSH[layout.pack_N.to(device), layout.place_N.to(device)]
+
+
+def _additive(seen_P1SS: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The mask as what is added to attention's scores, 0 or −∞, in the number type that attention computes in.
+
+    Every layer uses it as it is: of a mask of another kind each would make such a one of its own, and keep it for the
+    backward pass. The lines begin at multiples of 16 numbers, as the fast kernels of GPUs ask.
+    """
+    kind = seen_P1SS.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else dtype
+    *shape, length = seen_P1SS.shape
+    lines = torch.zeros(*shape, -(-length // 16) * 16, dtype=dtype, device=seen_P1SS.device)
+    return lines[..., :length].masked_fill_(~seen_P1SS, -torch.inf)

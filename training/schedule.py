@@ -6,11 +6,11 @@ A schedule never changes anything itself: `binding.py` ties one to a number by i
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
-from agentkit.training.settings import Settings
+from agentkit.training.settings import OrOwn, Part
 
 Clock = Literal["steps", "tokens", "seconds", "model"]
 """Optimizer steps, the one at hand included; sampled tokens learnt from; seconds of training; Σ‖Δθ‖ of the steps."""
@@ -35,7 +35,7 @@ def cosine_decay(step: int, steps: int, floor: float = 0.1) -> float:
     return _along_cosine(progress, 1.0, floor)
 
 
-class Schedule(Settings):
+class Schedule(Part):
     """A factor that depends on the time of a clock; lengths are in the clock's units."""
 
     clock: Clock = "steps"
@@ -286,9 +286,16 @@ class Intensity(Schedule):
         return self.low, self.high
 
 
-AnySchedule = Annotated[
-    Constant | Linear | Cosine | WSD | Infinite | REX | Cyclic | Intensity, Field(discriminator="name")
-]
+if TYPE_CHECKING:
+    AnySchedule = Schedule
+else:
+    AnySchedule = SerializeAsAny[
+        Annotated[
+            Constant | Linear | Cosine | WSD | Infinite | REX | Cyclic | Intensity,
+            Field(discriminator="name"),
+            OrOwn(Schedule),
+        ]
+    ]
 """A schedule; see `Schedule`."""
 
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from agentkit.errors import CheckpointError
-from agentkit.training.settings import Settings
+from agentkit.training.settings import OrOwn, Part
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -72,7 +72,7 @@ class Beliefs:
         self.won_T, self.lost_T, self.value_C = (np.array(state[name]) for name in ("won_T", "lost_T", "value_C"))
 
 
-class Sampler(Settings):
+class Sampler(Part):
     """Chooses tasks by their numbers."""
 
     @property
@@ -297,7 +297,12 @@ class SEC(Sampler):
         super().learn(beliefs, numbers, won, lost, signal)
 
 
-TaskSampler = Annotated[InOrder | UniformTasks | MoPPS | VADE | Difficulty | SEC, Field(discriminator="name")]
+if TYPE_CHECKING:
+    TaskSampler = Sampler
+else:
+    TaskSampler = SerializeAsAny[
+        Annotated[InOrder | UniformTasks | MoPPS | VADE | Difficulty | SEC, Field(discriminator="name"), OrOwn(Sampler)]
+    ]
 """A task sampler; see `Sampler`."""
 
 

@@ -179,8 +179,10 @@ class Trainer:
             made = collected_batch.episodes, collected_batch.outcomes
             valued = self.critic.learn(config, *made, self.iteration, self.rng)
         batch = self._diagnosed(collected_batch).filtered(config)
-        estimate = Estimate.of(batch, self.models, config, self.critic)
-        stream, found = policy_stream(batch, estimate, self.models, config)
+        stream, found = None, {"rows/learned": 0.0}
+        if batch.episodes and batch.rows:  # a filter may keep nothing, or only attempts that never asked the policy
+            estimate = Estimate.of(batch, self.models, config, self.critic)
+            stream, found = policy_stream(batch, estimate, self.models, config)
         values: dict[str, float | None] = {**collection.values, **valued, **batch.values, **found}
         waits = self.critic is not None and self.critic.warming
         self._barren = 0 if stream is not None or waits else self._barren + 1
@@ -215,8 +217,8 @@ class Trainer:
                 steps.append(self._step(stream, chosen, keys.tolist()))
         values = {}
         for name in dict.fromkeys(name for step in steps for name in step):
-            total = sum(step.get(name, 0.0) for step in steps)
-            values[name] = total if name.startswith("tokens/") else total / len(steps)
+            found = [step[name] for step in steps if name in step]  # not every step replays
+            values[name] = sum(found) if name.startswith("tokens/") else sum(found) / len(found)
         alone = self._step(stream, [], tasks) if config.imitation.own_step else {}
         return values | {name: value for name, value in alone.items() if "imitation" in name}
 
@@ -261,7 +263,7 @@ class Trainer:
         """Write a checkpoint of everything that the next iterations depend on."""
         state = {
             "seed": self.seed,
-            "reference": self.models.reference_digest,
+            **self._given(),
             "rng": self.rng.bit_generator.state,
             **random_state(),
             "barren": self._barren,
@@ -296,11 +298,12 @@ class Trainer:
                 raise CheckpointError(
                     f"checkpoint {str(path)!r} is of a run without {other}; resume with the same settings"
                 )
-            if state["reference"] != self.models.reference_digest:
-                raise CheckpointError(
-                    f"checkpoint {str(path)!r} was trained beside another reference; build the policy from the "
-                    "weights the run began with, or give the same `reference`"
-                )
+            for name, digest in self._given().items():
+                if state[name] != digest:
+                    raise CheckpointError(
+                        f"checkpoint {str(path)!r} was trained beside another {name.replace('_', ' ')}; build the "
+                        "policy from the weights the run began with, and give the same `reference`, if any"
+                    )
 
         state = load_checkpoint(path, self.policy.model, self.learner.optimizer, check)
         self._restored = True
@@ -311,6 +314,15 @@ class Trainer:
             part.restore(state[name], *([load_critic(path)] if name == "critic" else []))
         if self.imitation is not None:
             self.imitation.buffer.restore(self.iteration)
+
+    def _given(self) -> dict[str, str | None]:
+        """Hashes of the weights that the run depends on and checkpoints do not hold; None where it has none of them."""
+        anchor = None if self.rehearsal is None else self.rehearsal.anchor_digest
+        return {
+            "reference": self.models.reference_digest,
+            "frozen_base": self.models.frozen_digest,
+            "anchor": anchor,
+        }
 
     def _parts(self) -> dict[str, Any]:
         """What has a state of its own, by its name in checkpoints; None where the run has no such part."""

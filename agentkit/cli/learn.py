@@ -64,6 +64,8 @@ def fine_tune_model(
     config = validated(SftConfig, given)
     if (out / "config.json").exists():
         raise ConfigError(f"{str(out)!r} holds a model already; give another --out")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{str(out)!r} is no folder; give another --out")
     wanted = True if only_success and advantage_beta is None else None
     with open_log(log) as recorded:
         episodes = [one for one in recorded.episodes(success=wanted) if one.error is None]

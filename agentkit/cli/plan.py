@@ -8,6 +8,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from agentkit.cli.choices import check_env
 from agentkit.cli.config import RunConfig
 from agentkit.cli.run import has_checkpoints
@@ -88,14 +90,16 @@ def evaluation_rows(config: RunConfig, policy: str | None) -> list[tuple[str, st
         ("play", config.env.id + params),
         ("evaluate", _panel(config)),
     ]
-    if policy is None and not config.model.path.is_dir():
-        rows.append(("PROBLEM", f"there is no model folder {str(config.model.path)!r}"))
+    if policy is None:
+        rows += [("PROBLEM", problem) for problem in _model_problems(config.model.path)]
     return rows
 
 
 def show_plan(rows: list[tuple[str, str]]) -> None:
-    """Print a plan."""
+    """Print a plan; the exit status is 1 where it names a problem."""
     show_table(("", ""), rows)
+    if any(step == "PROBLEM" for step, _ in rows):
+        raise typer.Exit(1)
 
 
 def _panel(config: RunConfig) -> str:
@@ -126,11 +130,20 @@ def _size(folder: Path) -> str:
         return "its weights cannot be read"
 
 
+def _model_problems(folder: Path) -> list[str]:
+    """Why nothing can be loaded from a model folder."""
+    if not folder.is_dir():
+        return [f"there is no model folder {str(folder)!r}"]
+    wanted = {"config.json": "config.json", "*.safetensors": "weights (*.safetensors)", "tokenizer*": "tokenizer"}
+    lacking = [name for pattern, name in wanted.items() if not any(folder.glob(pattern))]
+    return [f"{str(folder)!r} is no model folder: it has no {' and no '.join(lacking)}"] if lacking else []
+
+
 def _problems(config: RunConfig) -> list[str]:
     """What would stop the run at its beginning."""
-    found = []
-    if not config.model.path.is_dir():
-        found.append(f"there is no model folder {str(config.model.path)!r}")
+    found = _model_problems(config.model.path)
+    if config.out.exists() and not config.out.is_dir():
+        found.append(f"{str(config.out)!r} is no folder; give another out")
     if has_checkpoints(config.out):
         found.append(f"{str(config.out)!r} holds a run already; go on with it: agentkit resume {config.out}")
     for check in (

@@ -76,6 +76,10 @@ def open_recall(config: RunConfig) -> Iterator[MemoryRecall | None]:
 def pinned(config: RunConfig, recall: MemoryRecall | None) -> RunConfig:
     """The configuration with everything it refers to nailed down, so that a resume finds the same."""
     config = config.replace("model", path=config.model.path.resolve())
+    retention = config.train.retention
+    if retention is not None:
+        retention = retention.model_copy(update={"log": str(Path(retention.log).resolve())})
+        config = config.replace("train", retention=retention)
     if config.memory.folder is None or recall is None:
         return config
     return config.replace("memory", folder=config.memory.folder.resolve(), snapshot=recall.snapshot_id)

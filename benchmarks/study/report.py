@@ -21,6 +21,13 @@ PAGE = Path(__file__).parents[2] / "docs" / "study.md"
 PICTURES = PAGE.with_suffix("")
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 RESAMPLES = 4000
+COMPARED = (
+    ("uniform", CLONE),
+    *((arm, "uniform") for arm in MAIN if arm != "uniform"),
+    ("actfocus, rate /3", "uniform, rate /3"),
+    ("actfocus+imitation", "uniform+imitation"),
+)
+"""Arms, and what each is compared with in the overviews."""
 Line = Mapping[str, Any]
 
 
@@ -88,27 +95,26 @@ def tables(lines: Sequence[Line]) -> Iterator[str]:
 
 
 def overview(lines: Sequence[Line], budget: Budget) -> Iterator[str]:
-    """What the main arms have over `uniform` at the same seeds, world by world, and the mean of the worlds."""
-    for title, wins in (("Final success less uniform's", final_wins), ("Mean over the run less uniform's", mean_wins)):
+    """What main arms have over others at the same seeds, world by world, and the mean of the worlds."""
+    for title, wins in (("Final success", final_wins), ("Mean over the run", mean_wins)):
         known = {(line["world"], line["arm"], line["seed"]): wins(line) for line in lines}
         rows = []
-        for arm in MAIN:
+        for arm, other in COMPARED:
             found = {}
             for number, world in enumerate(WORLDS):
-                seeds = [
-                    seed for seed in range(budget.seeds) if {(world, arm, seed), (world, "uniform", seed)} <= {*known}
-                ]
-                if arm != "uniform" and seeds:
-                    wins_S, less_S = ([known[world, each, seed] for seed in seeds] for each in (arm, "uniform"))
+                seeds = [seed for seed in range(budget.seeds) if {(world, arm, seed), (world, other, seed)} <= {*known}]
+                if seeds:
+                    wins_S, less_S = ([known[world, each, seed] for seed in seeds] for each in (arm, other))
                     found[world] = over_seeds(wins_S, budget.in_world(world).panel, less_S, seed=number)
             if found:
                 cells = [shown(*found[world], sign="+") if world in found else "" for world in WORLDS]
                 values, draws_WR = zip(*found.values(), strict=True)
                 cells.append(shown(float(np.mean(values)), np.mean(draws_WR, axis=0), sign="+"))
-                rows.append(f"| {arm} | {' | '.join(cells)} |")
+                rows.append(f"| {arm} | {other} | {' | '.join(cells)} |")
         if rows:
-            head = [f"### {title}, budget `{budget.name}`", "", f"| arm | {' | '.join(WORLDS)} | mean of the worlds |"]
-            yield from [*head, "|---|" + "---|" * (len(WORLDS) + 1), *rows, ""]
+            yield from [f"### {title}, budget `{budget.name}`", ""]
+            yield f"| arm | less | {' | '.join(WORLDS)} | mean of the worlds |"
+            yield from ["|---|---|" + "---|" * (len(WORLDS) + 1), *rows, ""]
 
 
 def table(budget: Budget, world: str, lines: Sequence[Line]) -> Iterator[str]:

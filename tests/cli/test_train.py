@@ -168,7 +168,7 @@ def test_a_dry_run_names_every_part_that_is_not_the_default(
     retention.log = "earlier.sqlite"
     """
     result = agentkit("train", write_config(more), "--dry-run")
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 1, "the last row is a problem"
     rows = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
     told = {
         "tasks": "mopps (memory = 0.25)",
@@ -206,10 +206,17 @@ def test_a_dry_run_tells_what_would_stop_the_run(
     settings = ["model.path=nowhere", "sampling.temperature=0", "memory.folder=none"]
     options = [part for setting in settings for part in ("--set", setting)]
     result = agentkit("train", write_config(), "--dry-run", *options)
-    assert result.exit_code == 0
+    assert result.exit_code == 1, "so that what follows it in a script is not begun"
     problems = [line for line in result.stdout.splitlines() if line.startswith("PROBLEM")]
     assert len(problems) == 4
     assert "nowhere (not there)" in result.stdout
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.json").write_text("{}")
+    (tmp_path / "taken").write_text("")
+    options = ["--set", "model.path=empty", "--set", "out=taken"]
+    shown = agentkit("train", write_config(), "--dry-run", *options).stdout
+    assert "'empty' is no model folder: it has no weights (*.safetensors) and no tokenizer" in shown
+    assert "'taken' is no folder; give another out" in shown
 
 
 @pytest.mark.parametrize(

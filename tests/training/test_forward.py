@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from agentkit.errors import ConfigError
 from agentkit.training import forward as forward_module
@@ -202,3 +203,27 @@ def test_a_sampled_first_token_is_a_broken_row(model):
 def test_weights_that_would_round_their_updates_away_are_refused(smooth):
     with pytest.raises(ConfigError, match=r"not float32.*LocalPolicy.load\(folder, dtype=torch.float32\)"):
         check_model(copy.deepcopy(smooth).to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_frozen_output_layer_is_cast_once_and_says_the_same(smooth, rows, monkeypatch, frozen):
+    model, casts = copy.deepcopy(smooth).requires_grad_(not frozen), []
+    monkeypatch.setattr(forward_module, "CHUNK_LOGITS", 1)
+    shape = model.get_output_embeddings().weight.shape
+
+    class Casts(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten._to_copy.default and args[0].shape == shape:
+                casts.append(func)
+            return func(*args, **(kwargs or {}))
+
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad(), Casts():
+        found = forward(model, rows).logp_N
+    assert len(found) > 2, "more chunks than one"
+    assert len(casts) == 1
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        hidden = forward_module.hidden_states(model, forward_module.Layout.of(rows))
+        logits = model.get_output_embeddings()(hidden).float()
+    target_N = forward_module.Layout.of(rows).target_N
+    expected_N = logits.log_softmax(-1).gather(1, target_N[:, None])[:, 0]
+    assert found.numpy() == pytest.approx(expected_N.numpy(), abs=1e-4)

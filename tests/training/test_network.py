@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import copy
 import shutil
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from agentkit.errors import ConfigError
+from agentkit.errors import CheckpointError, ConfigError
 from agentkit.memory.records import Episode
 from agentkit.policies.local import LocalPolicy
+from agentkit.training.config import TrainConfig
+from agentkit.training.credit import Uniform
 from agentkit.training.forward import TokenStats, forward, measure
 from agentkit.training.network import Lora, Network, learning_parameters, without_adapters
 from agentkit.training.rows import build_rows
+from agentkit.training.trainer import Trainer
 
 
 @pytest.fixture
@@ -181,3 +185,15 @@ def test_a_policy_with_adapters_acts(parts):
     plain: list[Episode] = collect(policy, tasks, sampling=Sampling(max_new_tokens=16))
     Network(lora=Lora()).prepare(policy.model)
     assert [e.id for e in collect(policy, tasks, sampling=Sampling(max_new_tokens=16))] == [e.id for e in plain]
+
+
+def test_adapters_are_not_put_onto_other_weights_where_nothing_asks_a_reference(parts, make_trainer, tmp_path):
+    changes: dict[str, Any] = {"network": Network(lora=Lora(rank=2)), "credit": Uniform(), "bottleneck_every": 0}
+    make_trainer(tmp_path, iterations=1, **changes).train()
+    other = parts.make_policy(seed=5)
+    config = TrainConfig(iterations=2, tasks_per_iteration=2, group_size=2, **changes)
+    resumed = Trainer(other, parts.LAKE, tmp_path / "other", config, params=parts.PARAMS)
+    assert resumed.models.reference is None
+    with pytest.raises(CheckpointError, match="beside another frozen base; build the policy from the weights"):
+        resumed.restore(sorted((tmp_path / "checkpoints").glob("[0-9]*"))[-1])
+    resumed.close()

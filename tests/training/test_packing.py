@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentkit.training.forward import forward, measure
-from agentkit.training.packing import Layout, micro_batches, pack_size, pair_cost, shared_length
+from agentkit.training.packing import Layout, hidden_states, micro_batches, pack_size, pair_cost, shared_length
 from agentkit.training.rows import Row
+from agentkit.training.tiny import build_model
 
 CHEAP = 1e-6
 """A pair cost at which everything is shared that can be."""
@@ -161,3 +162,28 @@ def test_rows_share_what_they_begin_with():
     assert shared_length(one, other) == 2
     assert shared_length(one, one[:2]) == 2
     assert shared_length(other[2:], one) == 0
+
+
+def test_all_layers_share_one_mask_in_the_number_type_of_attention(parts):
+    model = build_model(parts.tokenizer(), hidden=32, layers=4, heads=2, seed=0)
+    layout = Layout.of([row_of([1, 2, 3, 4]), row_of([1, 2, 5])], [2])
+    size, seen = layout.ids_PS.shape[1], layout.mask_P1SS
+    assert seen is not None
+    for dtype in (torch.float32, torch.bfloat16):
+        kept: dict[int, torch.Tensor] = {}
+
+        def keep(tensor, kept=kept):
+            if tensor.shape[-2:] == (size, size):
+                kept[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        with (
+            torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16),
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        ):
+            hidden_states(model, layout).sum().backward()
+        (mask,) = kept.values()
+        assert mask.dtype == dtype
+        assert mask.stride(-2) % 16 == 0, "lines begin where a GPU's kernels want them"
+        assert torch.equal(mask == 0, seen)
+        assert torch.equal(mask == -torch.inf, ~seen)

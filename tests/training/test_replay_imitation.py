@@ -284,3 +284,42 @@ def test_settings_of_replay_that_do_not_fit_the_run_are_refused(changes, words):
 def test_a_median_that_nothing_reads_is_refused():
     with pytest.raises(ValidationError, match="p50_groups = 5 and baseline = 'group': only 'p50' reads that"):
         ImitationConfig(p50_groups=5)
+
+
+def test_priorities_weigh_the_loss_under_every_reduction(taken_in, monkeypatch):
+    # PER's weights scale a token's loss; as credit, in the divisor, they would cancel within a sequence.
+    rule = rules.Priority(alpha=1.0, beta=1.0, epsilon=1e-9)
+    trainer, entries = taken_in(ImitationConfig(admit="any", select=rule, reduction="seq-mean-token-mean"))
+    trainer.imitation.buffer.refresh(entries, [4.0, 1.0, 1.0, 1.0])
+    streams = []
+
+    def keep(model, stream, *_, **__):
+        streams.append(stream)
+        return {}
+
+    monkeypatch.setattr("agentkit.training.replay.imitation.imitation_gradient", keep)
+    trainer.imitation.gradient(trainer.config)
+    (stream,) = streams
+    # P is 4/7 and 1/7 of four: 7/16 and 7/4, over the greatest; the first entry has three tokens
+    assert stream.factor_N.tolist() == pytest.approx([0.25] * 3 + [1.0] * 3)
+    assert stream.weight_N.tolist() == [1.0] * 6
+
+
+def test_a_weight_that_is_scheduled_down_to_zero_replays_nothing(taken_in):
+    trainer, _ = taken_in(ImitationConfig(**EVERYTHING))
+    quiet = trainer.config.model_copy(update={"imitation": trainer.config.imitation.model_copy(update={"weight": 0.0})})
+    assert trainer.imitation.gradient(quiet) == {}
+    assert trainer.imitation.replayed == []
+    assert trainer.imitation.gradient(trainer.config)["tokens/imitation"] == 6
+
+
+def test_an_episode_without_sampled_tokens_is_not_taken_in(parts, make_trainer, tmp_path):
+    trainer = make_trainer(tmp_path, imitation=ImitationConfig(admit="any"))
+    silent = parts.make_episode([parts.make_turn([1], [], reward=1.0)], name="silent")
+    trainer.log.append_many([silent])
+    assert trainer.imitation.buffer.update([silent], [1.0], iteration=1, version=0) == 0
+
+
+def test_priorities_do_not_choose_within_a_task():
+    with pytest.raises(ValidationError, match="select = 'priority' and baseline = 'split'"):
+        ImitationConfig(select=rules.Priority(), baseline="split")

@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from agentkit.errors import ConfigError
+from agentkit.errors import CheckpointError, ConfigError
 from agentkit.memory.embedders import HashEmbedder
 from agentkit.memory.kinds import Draft, FactBody, Source, Status
 from agentkit.memory.log import EpisodeLog
 from agentkit.memory.store import MemoryStore
 from agentkit.recall import MemoryRecall
 from agentkit.training.clocks import ModelTime
-from agentkit.training.config import ImitationConfig
+from agentkit.training.config import ImitationConfig, TrainConfig
 from agentkit.training.credit import Uniform
 from agentkit.training.replay import Retention, retained_episodes
 from agentkit.training.schedule import Intensity
+from agentkit.training.trainer import Trainer
 
 
 def note(name: str, status: Status) -> Draft:
@@ -145,3 +146,14 @@ def test_attempts_that_were_shown_a_quarantined_memory_are_not_replayed(parts, m
     trainer.iterate()
     assert asked == [{bad.id}]
     store.close()
+
+
+def test_a_run_does_not_go_on_with_another_anchor(parts, make_trainer, earlier, tmp_path):
+    changes: dict[str, Any] = {"retention": Retention(log=earlier, share=1, anchor=3.0), "credit": Uniform()}
+    changes |= {"bottleneck_every": 0}
+    make_trainer(tmp_path / "a", iterations=1, **changes).train()
+    config = TrainConfig(iterations=2, tasks_per_iteration=2, group_size=2, **changes)
+    other = Trainer(parts.make_policy(seed=5), parts.LAKE, tmp_path / "b", config, params=parts.PARAMS)
+    with pytest.raises(CheckpointError, match="beside another anchor"):
+        other.restore(sorted((tmp_path / "a" / "checkpoints").glob("[0-9]*"))[-1])
+    other.close()

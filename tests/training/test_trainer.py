@@ -427,3 +427,18 @@ def test_a_trainer_closes_what_it_opened(parts, tmp_path):
 def test_the_metrics_file_holds_json_that_any_reader_takes(whole):
     for line in (whole[0] / "metrics.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_metrics_are_means_over_the_steps_that_have_them(make_trainer, tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path, minibatches=4)
+    steps = iter([{"loss/policy": 1.0}, {"loss/policy": 3.0, "imitation/ess": 0.5, "tokens/imitation": 7.0}])
+    monkeypatch.setattr("agentkit.training.trainer.shares", lambda *_: [[0], [1]])
+    monkeypatch.setattr(trainer, "_step", lambda *_: next(steps))
+    found = trainer._learn(trainer.config, None, ["a", "b"])
+    assert found == {"loss/policy": 2.0, "imitation/ess": 0.5, "tokens/imitation": 7.0}
+
+
+def test_no_gradient_is_kept_while_attempts_are_played(make_trainer, tmp_path):
+    trainer = make_trainer(tmp_path)
+    assert trainer.iterate()["grad_norm"] > 0
+    assert all(parameter.grad is None for parameter in trainer.policy.model.parameters())

@@ -219,3 +219,13 @@ def test_a_turn_critic_learns_the_values_of_a_small_chain():
     advantage = settings.estimate(values)
     assert (advantage[(ends & taken).numpy()] > 0.3).all()
     assert (advantage[(ends & ~taken).numpy()] < -0.3).all()
+
+
+def test_values_are_float32_under_autocast():
+    head = ValueHead(4)
+    with torch.no_grad():
+        head.linear.bias.fill_(1 / 3)  # no number of bfloat16
+    with torch.autocast("cpu", torch.bfloat16):
+        value_N = head(torch.zeros(2, 4, dtype=torch.bfloat16))
+    assert value_N.dtype == torch.float32
+    assert value_N.tolist() == pytest.approx([1 / 3] * 2, rel=1e-6)

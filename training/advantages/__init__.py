@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field
+from pydantic import Field, SerializeAsAny
 
 from agentkit.training.advantages.archer import ArCHer
 from agentkit.training.advantages.batch import ReinforcePlusPlus
@@ -13,19 +13,30 @@ from agentkit.training.advantages.estimator import Estimator
 from agentkit.training.advantages.gae import GAE, TokenEstimate
 from agentkit.training.advantages.gigpo import GiGPO
 from agentkit.training.advantages.group import GRPO, MCGRPO, RLOO, DrGRPO
-from agentkit.training.advantages.modifiers import ACE, CANON, Amplify, Novelty, Spread
+from agentkit.training.advantages.modifiers import ACE, CANON, Amplify, Modifier, Novelty, Spread
 from agentkit.training.advantages.outcomes import Outcomes, group_indices, within_groups
 from agentkit.training.advantages.turns import UIS1, TurnReturns
+from agentkit.training.settings import OrOwn
 
-Advantage = Annotated[
-    GRPO | DrGRPO | RLOO | MCGRPO | ReinforcePlusPlus | TurnReturns | GiGPO | UIS1 | GAE | ArCHer,
-    Field(discriminator="name"),
-]
+if TYPE_CHECKING:
+    Advantage = Estimator
+else:
+    Advantage = SerializeAsAny[
+        Annotated[
+            GRPO | DrGRPO | RLOO | MCGRPO | ReinforcePlusPlus | TurnReturns | GiGPO | UIS1 | GAE | ArCHer,
+            Field(discriminator="name"),
+            OrOwn(Estimator),
+        ]
+    ]
 """An `Estimator`: `turns(outcomes) -> [U]`, or, where it `needs_values`, `estimate`."""
 
-Modifier = Annotated[ACE | CANON | Amplify | Novelty | Spread, Field(discriminator="name")]
-"""A change of advantages after the estimator: `turns(advantage_U, outcomes) -> [U]`. It says what has to be asked
-before: the frozen reference (`needs_reference`), the policy before it learns (`needs_entropy`)."""
+if TYPE_CHECKING:
+    AnyModifier = Modifier
+else:
+    AnyModifier = SerializeAsAny[
+        Annotated[ACE | CANON | Amplify | Novelty | Spread, Field(discriminator="name"), OrOwn(Modifier)]
+    ]
+"""A change of advantages after the estimator; see `Modifier`."""
 
 __all__ = [
     "ACE",
@@ -37,6 +48,7 @@ __all__ = [
     "UIS1",
     "Advantage",
     "Amplify",
+    "AnyModifier",
     "ArCHer",
     "DrGRPO",
     "Estimator",

@@ -6,10 +6,10 @@ from typing import ClassVar, Literal
 
 from agentkit.errors import ConfigError
 from agentkit.training.advantages.outcomes import Floats, Outcomes
-from agentkit.training.settings import Settings
+from agentkit.training.settings import Part
 
 
-class Estimator(Settings):
+class Estimator(Part):
     """How much better turns went than expected; a subclass each, chosen by its `name`."""
 
     needs_values: ClassVar[Literal["token", "turn"] | None] = None

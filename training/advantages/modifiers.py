@@ -12,10 +12,10 @@ from pydantic import Field
 
 from agentkit.errors import ConfigError
 from agentkit.training.advantages.outcomes import ROUNDING, Floats, Outcomes, medians
-from agentkit.training.settings import Settings
+from agentkit.training.settings import Part
 
 
-class Modifier(Settings):
+class Modifier(Part):
     """A change of advantages; a subclass each."""
 
     @property

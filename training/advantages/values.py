@@ -28,8 +28,9 @@ class ValueHead(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, hidden_NH: torch.Tensor) -> torch.Tensor:
-        """[N] values in float32."""
-        return self.linear(hidden_NH.float())[:, 0]
+        """[N] values in float32, whatever the precision of the policy: advantages are small differences of them."""
+        with torch.autocast(hidden_NH.device.type, enabled=False):
+            return self.linear(hidden_NH.float())[:, 0]
 
 
 def value_loss(value_N: torch.Tensor, old_value_N: torch.Tensor, target_N: torch.Tensor, clip: float) -> torch.Tensor:

@@ -6,40 +6,31 @@ A class each, chosen by its `name`; the weights of several multiply.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializeAsAny
 
-from agentkit.lazy import lazy_module
 from agentkit.training.credit.actfocus import ActFocus
+from agentkit.training.credit.scheme import Scheme
 from agentkit.training.credit.top import D3S, Forks
 from agentkit.training.credit.turns import Pivot, Recalled
-from agentkit.training.settings import Settings
+from agentkit.training.settings import OrOwn, Settings
 from agentkit.training.stream import Stream
 
-if TYPE_CHECKING:
-    import torch
-else:
-    torch = lazy_module("torch")
 
-
-class Uniform(Settings):
+class Uniform(Scheme):
     """Every sampled token counts the same: the plain token mean."""
 
     name: Literal["uniform"] = "uniform"
-    needs_reference: ClassVar[bool] = False
-    needs_policy: ClassVar[bool] = False
-    counted: ClassVar[bool] = True
-
-    def weights(self, stream: Stream) -> torch.Tensor:
-        """[N] ones."""
-        return torch.ones(len(stream.role_N))
 
 
-Factor = Annotated[Uniform | ActFocus | Forks | D3S | Recalled | Pivot, Field(discriminator="name")]
-"""A credit scheme: `weights(stream) -> [N]`, non-negative. It says what has to be asked before: the frozen reference
-(`needs_reference`), the policy before it learns (`needs_policy`); and whether the divisors of losses count its weights
-(`counted`) or all tokens alike."""
+if TYPE_CHECKING:
+    Factor = Scheme
+else:
+    Factor = SerializeAsAny[
+        Annotated[Uniform | ActFocus | Forks | D3S | Recalled | Pivot, Field(discriminator="name"), OrOwn(Scheme)]
+    ]
+"""A credit scheme; see `Scheme`."""
 
 
 class Product(Settings):
@@ -59,7 +50,14 @@ class Product(Settings):
         return any(factor.needs_policy for factor in self.factors)
 
 
-Credit = Annotated[Uniform | ActFocus | Forks | D3S | Recalled | Pivot | Product, Field(discriminator="name")]
+if TYPE_CHECKING:
+    Credit = Scheme | Product
+else:
+    Credit = SerializeAsAny[
+        Annotated[
+            Uniform | ActFocus | Forks | D3S | Recalled | Pivot | Product, Field(discriminator="name"), OrOwn(Scheme)
+        ]
+    ]
 """A scheme, or several."""
 
 
@@ -74,4 +72,16 @@ def weighed(credit: Credit, stream: Stream) -> Stream:
     return replace(stream, weight_N=weight_N, factor_N=factor_N)
 
 
-__all__ = ["D3S", "ActFocus", "Credit", "Factor", "Forks", "Pivot", "Product", "Recalled", "Uniform", "weighed"]
+__all__ = [
+    "D3S",
+    "ActFocus",
+    "Credit",
+    "Factor",
+    "Forks",
+    "Pivot",
+    "Product",
+    "Recalled",
+    "Scheme",
+    "Uniform",
+    "weighed",
+]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from agentkit.lazy import lazy_module
 from agentkit.memory.records import Role
-from agentkit.training.settings import Settings
+from agentkit.training.credit.scheme import Scheme
 from agentkit.training.stream import Stream
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ else:
     torch = lazy_module("torch")
 
 
-class ActFocus(Settings):
+class ActFocus(Scheme):
     """Token weights of ActFocus (arXiv 2605.14558, eq. 5 and 16).
 
     Thought tokens weigh α. Action tokens weigh 1 + β·sigmoid((E − μ)/σ), where E is the energy under the frozen
@@ -41,8 +41,6 @@ class ActFocus(Settings):
     """Weight of tokens outside the spans, and of all tokens of a malformed turn."""
     epsilon: float = Field(default=1e-8, gt=0)
     """Added to the variance of the signal."""
-    needs_policy: ClassVar[bool] = False
-    counted: ClassVar[bool] = True
 
     @property
     def needs_reference(self) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from agentkit.lazy import lazy_module
-from agentkit.training.settings import Settings
+from agentkit.training.credit.scheme import Scheme
 from agentkit.training.stream import Stream
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ else:
     torch = lazy_module("torch")
 
 
-class Forks(Settings):
+class Forks(Scheme):
     """Only the tokens where the policy was least certain: the forks of the way (80/20 rule, 2506.01939).
 
     The top share by the entropy of the policy before it learns, over the whole batch and all rows that are learnt
@@ -28,7 +28,6 @@ class Forks(Settings):
     name: Literal["forks"] = "forks"
     share: float = Field(default=0.2, gt=0, lt=1)
     """Share of the tokens that are kept; the paper's 20 %."""
-    needs_reference: ClassVar[bool] = False
     needs_policy: ClassVar[bool] = True
     counted: ClassVar[bool] = False
 
@@ -37,7 +36,7 @@ class Forks(Settings):
         return top_share(_entropies(stream, self.name), self.share)
 
 
-class D3S(Settings):
+class D3S(Scheme):
     """Only the tokens with the largest |A|·H, H the policy's entropy (D³S, the level of tokens).
 
     Its level of rollouts is the modifier `spread`. The divisor of the loss counts the tokens kept: the others are no
@@ -48,9 +47,7 @@ class D3S(Settings):
     name: Literal["d3s"] = "d3s"
     share: float = Field(default=0.5, gt=0, lt=1)
     """Share of the tokens that are kept."""
-    needs_reference: ClassVar[bool] = False
     needs_policy: ClassVar[bool] = True
-    counted: ClassVar[bool] = True
 
     def weights(self, stream: Stream) -> torch.Tensor:
         """[N] 1 at the tokens kept, 0 elsewhere."""

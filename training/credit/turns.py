@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from agentkit.lazy import lazy_module
-from agentkit.training.settings import Settings
+from agentkit.training.credit.scheme import Scheme
 from agentkit.training.stream import Stream
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ else:
     torch = lazy_module("torch")
 
 
-class Recalled(Settings):
+class Recalled(Scheme):
     """Tokens of turns whose prompt showed memories weigh `weight`, all others 1.
 
     Memory text itself is never sampled, so it never has a gradient; what can be weighed is what the policy answered
@@ -27,16 +27,13 @@ class Recalled(Settings):
     name: Literal["recalled"] = "recalled"
     weight: float = Field(default=0.0, ge=0)
     """Weight of tokens of turns with memories."""
-    needs_reference: ClassVar[bool] = False
-    needs_policy: ClassVar[bool] = False
-    counted: ClassVar[bool] = True
 
     def weights(self, stream: Stream) -> torch.Tensor:
         """[N] weight of each sampled token."""
         return torch.ones(len(stream.role_N)).masked_fill(stream.memory_N, self.weight)
 
 
-class Pivot(Settings):
+class Pivot(Scheme):
     """Tokens of turns before the one at which an attempt branched weigh 0 (R³L, 2601.03715, pivotal credit).
 
     The turns that a retry shares with the attempt it branched from say nothing about which of the two went better,
@@ -45,9 +42,6 @@ class Pivot(Settings):
     """
 
     name: Literal["pivot"] = "pivot"
-    needs_reference: ClassVar[bool] = False
-    needs_policy: ClassVar[bool] = False
-    counted: ClassVar[bool] = True
 
     def weights(self, stream: Stream) -> torch.Tensor:
         """[N] 0 before the pivot, 1 from it on."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field
+from pydantic import Field, SerializeAsAny
 
 from agentkit.training.losses.balance import TrajectoryBalance
 from agentkit.training.losses.bapo import BAPO
@@ -24,15 +24,30 @@ from agentkit.training.losses.sapo import SAPO
 from agentkit.training.losses.spear import SPEAR
 from agentkit.training.losses.terms import LOG_RATIO_BOUND, Now, effective_sample_size, ratio
 from agentkit.training.losses.vespo import VESPO
+from agentkit.training.settings import OrOwn
 
-Loss = Annotated[
-    Clip | GSPO | CISPO | SAPO | BAPO | ClipCov | KLCov | DPPO | DRO | VESPO | OPMD | TrajectoryBalance,
-    Field(discriminator="name"),
-]
+if TYPE_CHECKING:
+    Loss = PolicyLoss
+else:
+    Loss = SerializeAsAny[
+        Annotated[
+            Clip | GSPO | CISPO | SAPO | BAPO | ClipCov | KLCov | DPPO | DRO | VESPO | OPMD | TrajectoryBalance,
+            Field(discriminator="name"),
+            OrOwn(PolicyLoss),
+        ]
+    ]
 """A policy loss; see `PolicyLoss`."""
-ReplayLoss = Annotated[SIL | Shaped | Replayed | SPEAR | Supervised, Field(discriminator="name")]
+if TYPE_CHECKING:
+    ReplayLoss = ImitationLoss
+else:
+    ReplayLoss = SerializeAsAny[
+        Annotated[SIL | Shaped | Replayed | SPEAR | Supervised, Field(discriminator="name"), OrOwn(ImitationLoss)]
+    ]
 """A loss of replayed tokens; see `ImitationLoss`."""
-Entropy = Annotated[Bonus | EPO | SIREN, Field(discriminator="name")]
+if TYPE_CHECKING:
+    Entropy = EntropyScheme
+else:
+    Entropy = SerializeAsAny[Annotated[Bonus | EPO | SIREN, Field(discriminator="name"), OrOwn(EntropyScheme)]]
 """An entropy term; see `EntropyScheme`."""
 
 __all__ = [

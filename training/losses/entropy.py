@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from agentkit.lazy import lazy_module
 from agentkit.training.losses.terms import means, sums
-from agentkit.training.settings import Settings
+from agentkit.training.settings import Part
 
 if TYPE_CHECKING:
     import torch
@@ -93,7 +93,7 @@ class Gain:
         return (self.weight_N[places_M].to(device) * gain_M).sum()
 
 
-class EntropyScheme(Settings):
+class EntropyScheme(Part):
     """What is added to the loss, times −`entropy_coef`."""
 
     needs_batch: ClassVar[bool] = False

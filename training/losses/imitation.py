@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from agentkit.lazy import lazy_module
 from agentkit.training.losses.clip import Clip, beyond, surrogate
 from agentkit.training.losses.terms import Now, ratio
-from agentkit.training.settings import Settings
+from agentkit.training.settings import Part
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +18,7 @@ else:
     torch = lazy_module("torch")
 
 
-class ImitationLoss(Settings):
+class ImitationLoss(Part):
     """A loss of N tokens that an earlier policy μ sampled; `now.old_logp_N` is log μ, as recorded."""
 
     @property

@@ -10,7 +10,7 @@ from pydantic import PrivateAttr
 from agentkit.lazy import lazy_module
 from agentkit.training.losses.reduction import Reduction
 from agentkit.training.losses.terms import LOG_RATIO_BOUND, Now
-from agentkit.training.settings import Settings
+from agentkit.training.settings import Part
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +18,7 @@ else:
     torch = lazy_module("torch")
 
 
-class PolicyLoss(Settings):
+class PolicyLoss(Part):
     """A loss of N sampled tokens; a subclass each, chosen by its `name`."""
 
     needs_batch: ClassVar[bool] = False

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 class Injection(RolloutPlan):
     """What the plans that inject successes share: their store, and how an episode joins a group."""
 
-    name: str
     capacity: int = Field(default=8, ge=1)
     """Most successes kept of a task; the oldest leave (ARPO: 8)."""
     least_return: float = 0.1

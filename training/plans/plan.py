@@ -19,7 +19,7 @@ from agentkit.rollout import collect
 from agentkit.seeding import derive_seed
 from agentkit.task import Task
 from agentkit.training.rows import Row, build_rows
-from agentkit.training.settings import Settings
+from agentkit.training.settings import Part
 
 if TYPE_CHECKING:
     from agentkit.policies.local import LocalPolicy
@@ -117,7 +117,7 @@ class Patched:
     """Metrics."""
 
 
-class RolloutPlan(Settings):
+class RolloutPlan(Part):
     """Collects `group_size` attempts at each task and leaves them as they are; plans change one or the other."""
 
     def check(self, config: TrainConfig, env_id: str) -> None:

@@ -95,8 +95,9 @@ class ReplayBuffer:
     ) -> int:
         """Admit what is worth it and drop what is stale or too much; returns how many were admitted.
 
-        An episode whose record is doubtful, or that was shown a memory in quarantine, is left out; the first time, a
-        `RuntimeWarning` says why. Entries that were shown a memory which is in quarantine by now leave.
+        An episode without any sampled token has nothing to teach. One whose record is doubtful, or that was shown a
+        memory in quarantine, is left out too; the first time, a `RuntimeWarning` says why. Entries that were shown a
+        memory which is in quarantine by now leave.
 
         Args:
             episodes: The iteration's episodes, already in the log.
@@ -112,7 +113,9 @@ class ReplayBuffer:
         drafts = [
             _draft(episode, float(advantage), float(total), of_turns)
             for episode, advantage, total, of_turns in zip(episodes, advantages, returns, turn_advantages, strict=True)
-            if self._is_wanted(episode, float(advantage)) and self._is_sound(episode, quarantined)
+            if any(turn.logprobs for turn in episode.turns)
+            and self._is_wanted(episode, float(advantage))
+            and self._is_sound(episode, quarantined)
         ]
         self._bar(quarantined)
         fresh = self._admit(drafts)

@@ -56,7 +56,7 @@ class Imitation:
             tasks: Keys of the tasks whose earlier attempts may be replayed, if those matter.
         """
         settings = config.imitation
-        entries = self._chosen(config, tasks) if len(self.buffer) else []
+        entries = self._chosen(config, tasks) if len(self.buffer) and settings.weight > 0 else []
         self.replayed = [entry.episode_id for entry in entries]
         if not entries:
             return {}
@@ -65,7 +65,7 @@ class Imitation:
         stream, found = replayed_stream(self._models, config, self.buffer, entries, advantages, settings.mismatch)
         if isinstance(settings.select, Priority):
             weight_E = torch.from_numpy(self.buffer.importance(entries)).float()
-            stream = dataclasses.replace(stream, weight_N=stream.weight_N * weight_E[stream.episode_N])
+            stream = dataclasses.replace(stream, factor_N=stream.factor_N * weight_E[stream.episode_N])
             self.buffer.refresh(entries, np.abs(gain_E).tolist())
         if settings.loss.skips_errors:
             stream = masked(stream, valid_turns([self.buffer.episode(entry) for entry in entries]))

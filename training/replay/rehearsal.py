@@ -10,6 +10,7 @@ import torch
 
 from agentkit.errors import ConfigError
 from agentkit.memory.records import Episode
+from agentkit.training.checkpoint import weights_digest
 from agentkit.training.config import TrainConfig
 from agentkit.training.forward import check_vocabulary
 from agentkit.training.gradients import imitation_gradient
@@ -46,8 +47,11 @@ class Rehearsal:
         self.replayed: list[str] = []
         """Ids of the episodes of the last replay, none where none was due."""
         self._buffer, self._models, self._temperature, self._rng = buffer, models, temperature, rng
+        self.anchor_digest: str | None = None
+        """Hash of the weights that steps are pulled back to; None without a pull."""
         self._anchor: list[torch.Tensor] = []
         if settings.anchor > 0:
+            self.anchor_digest = weights_digest(models.policy.model)
             self._anchor = [parameter.detach().clone() for parameter in models.learns]
         _check_tokens(models, [buffer.episode(entry) for entry in buffer.entries], settings.log)
 

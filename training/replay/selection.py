@@ -7,13 +7,13 @@ at all candidates together.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, SerializeAsAny
 
-from agentkit.training.settings import Settings
+from agentkit.training.settings import OrOwn, Part
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -36,7 +36,7 @@ class Candidates(NamedTuple):
     """Mean token entropy of some of them (by place) under the policy as it is now."""
 
 
-class Select(Settings):
+class Select(Part):
     """A rule that chooses entries."""
 
     @property
@@ -212,10 +212,16 @@ class WholeGroups(Select):
         return np.flatnonzero(np.isin(entries.group_M, order[:fit]))
 
 
-Selection = Annotated[
-    Uniform | ByAdvantage | Priority | P2Value | Highest | Recent | MaxVariance | MinEntropy | WholeGroups,
-    Field(discriminator="name"),
-]
+if TYPE_CHECKING:
+    Selection = Select
+else:
+    Selection = SerializeAsAny[
+        Annotated[
+            Uniform | ByAdvantage | Priority | P2Value | Highest | Recent | MaxVariance | MinEntropy | WholeGroups,
+            Field(discriminator="name"),
+            OrOwn(Select),
+        ]
+    ]
 """A rule that chooses entries; see `Select`."""
 
 

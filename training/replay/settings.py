@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from agentkit.training.losses import SIL, SPEAR, Reduction, Replayed, ReplayLoss
 from agentkit.training.mismatch import Mismatch
-from agentkit.training.replay.selection import ByAdvantage, MinEntropy, Selection, WholeGroups
+from agentkit.training.replay.selection import ByAdvantage, MinEntropy, Priority, Selection, WholeGroups
 from agentkit.training.settings import Settings
 
 
@@ -97,6 +97,11 @@ class ImitationConfig(BufferConfig):
             raise ValueError(f"p50_groups = {self.p50_groups} and baseline = {baseline!r}: only 'p50' reads that")
         if splits and "episodes_per_step" in given:
             raise ValueError("episodes_per_step and baseline = 'split': how many are replayed is set by per_group")
+        if splits and isinstance(self.select, Priority):
+            raise ValueError(
+                "select = 'priority' and baseline = 'split': its weights correct for a draw from the whole buffer, not "
+                "from a task's entries; choose another of the two"
+            )
         if splits and isinstance(self.select, WholeGroups):
             raise ValueError(f"select = {self.select.name!r} and baseline = 'split': it does not choose within a task")
         if splits and self.per_task is not None and self.per_group_wait > self.per_task:

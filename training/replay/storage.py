@@ -130,7 +130,7 @@ class Storage:
         newest = select(_PRIORITIES.c.number, _PRIORITIES.c.priority).order_by(_PRIORITIES.c.iteration)
         try:
             with self._engine.connect() as connection:
-                entries = [Entry(*known, tuple(of_turns)) for *known, of_turns in connection.execute(query)]
+                entries = [Entry(*(*known, tuple(of_turns))) for *known, of_turns in connection.execute(query)]
                 last = connection.execute(select(func.max(_ENTRIES.c.number))).scalar() or 0
                 newest_of = {row.number: row.priority for row in connection.execute(newest)}
                 priorities = {entry.number: newest_of[entry.number] for entry in entries if entry.number in newest_of}
