@@ -147,15 +147,11 @@ class Critic:
         }
 
     def turns(self, episodes: Sequence[Episode], settings: ArCHer) -> Floats:
-        """[U] advantage of each turn of these episodes, which `learn` has taken in; of all it has where there is none.
-
-        Zeros while the critic learns alone.
-        """
+        """[U] advantage of each turn of these episodes, which `learn` has taken in."""
         assert self._at_hand is not None
         place = {id: number for number, id in enumerate(self._at_hand.ids)}
-        chosen = [place[episode.id] for episode in episodes] or list(range(len(place)))
-        seen = self._at_hand.of(np.array(chosen, np.int64))
-        return np.zeros(len(seen.reward_U)) if self.warming else settings.estimate(self._values(seen))
+        seen = self._at_hand.of(np.array([place[episode.id] for episode in episodes], np.int64))
+        return settings.estimate(self._values(seen))
 
     def _take_in(self, episodes: Sequence[Episode], outcomes: Outcomes, capacity: int) -> None:
         """Keep the played episodes among them that are new, and let go of the oldest iterations."""

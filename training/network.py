@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 else:
     torch = lazy_module("torch")
 
+VARIANTS = 48
+"""Kinds of a pass that are compiled apart: learning, measured or the reference's, of packs or rows, of one or several,
+under one of two precisions; and that for two runs in a process."""
+
 
 class Lora(Settings):
     """Low-rank adapters (Hu et al. 2021, 2106.09685): W + (α/r)·BA, of which only A and B learn."""
@@ -98,6 +102,8 @@ def _forward(base: Any, *args: Any, **options: Any) -> Any:
 @functools.cache
 def _compiled_forward() -> Any:
     """One for all models, the reference too: it holds none of them."""
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, VARIANTS)  # beyond it, learning would go on uncompiled
     return torch.compile(_forward, dynamic=True)
 
 

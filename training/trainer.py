@@ -180,11 +180,12 @@ class Trainer:
             valued = self.critic.learn(config, *made, self.iteration, self.rng)
         batch = self._diagnosed(collected_batch).filtered(config)
         stream, found = None, {"rows/learned": 0.0}
-        if batch.episodes and batch.rows:  # a filter may keep nothing, or only attempts that never asked the policy
+        waits = self.critic is not None and self.critic.warming
+        # A filter may keep nothing, or only attempts that never asked the policy.
+        if batch.episodes and batch.rows and not waits:
             estimate = Estimate.of(batch, self.models, config, self.critic)
             stream, found = policy_stream(batch, estimate, self.models, config)
         values: dict[str, float | None] = {**collection.values, **valued, **batch.values, **found}
-        waits = self.critic is not None and self.critic.warming
         self._barren = 0 if stream is not None or waits else self._barren + 1
         if stream is not None:
             values |= self._learn(config, stream, collection.tasks)

@@ -71,7 +71,9 @@ def test_features_are_what_the_reference_reads_in_prompt_and_response(parts, mak
 
 
 def test_the_critic_learns_alone_at_first_and_then_the_policy_learns_from_it(parts, tmp_path):
-    trainer = make_run(parts, tmp_path, advantage=FAST.model_copy(update={"warmup_iterations": 2}))
+    amplified = (Amplify(best="one"),)  # by itself it makes something of advantages of zero
+    advantage = FAST.model_copy(update={"warmup_iterations": 2})
+    trainer = make_run(parts, tmp_path, advantage=advantage, modifiers=amplified)
     before, target = parts.digest(trainer.policy.model), parts.digest(trainer.critic.target)
     first, second = trainer.iterate(), trainer.iterate()
     assert parts.digest(trainer.policy.model) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import shutil
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from agentkit.errors import CheckpointError, ConfigError
 from agentkit.memory.records import Episode
 from agentkit.policies.local import LocalPolicy
+from agentkit.training import network as network_module
 from agentkit.training.config import TrainConfig
 from agentkit.training.credit import Uniform
 from agentkit.training.forward import TokenStats, forward, measure
@@ -155,6 +157,35 @@ def test_a_compiled_network_has_the_same_gradient_under_the_same_names(parts, ro
         assert float((found[name] - value).norm()) <= tolerance * max(1.0, float(value.norm()))
     assert list(model.state_dict()) == names
     assert "forward" not in vars(model.base_model), "what samples is not compiled"
+
+
+def test_learning_is_compiled_after_all_other_kinds_of_passes(parts, rows, monkeypatch):
+    made = []
+
+    def backend(graph, inputs):
+        made.append(graph)
+        return graph.forward
+
+    compiled = functools.cache(network_module._compiled_forward.__wrapped__)
+    monkeypatch.setattr(network_module, "_compiled_forward", compiled)
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    torch._dynamo.reset()
+    policy = parts.make_policy().model
+    reference = copy.deepcopy(policy).requires_grad_(False)
+    network = Network(compile=True)
+
+    def each_kind(model, learns):
+        for number, packs in ((1, None), (3, None), (2, [2]), (4, [2, 2])):
+            chosen = [rows[i % 2] for i in range(number)]
+            with network.learning(model) if learns else network.computing(model), torch.set_grad_enabled(learns):
+                forward(model, chosen, packs=packs)
+
+    for model, learns, kinds in ((policy, False, 4), (reference, False, 8), (policy, True, 12)):
+        each_kind(model, learns)
+        assert len(made) == kinds
+    each_kind(policy, learns=True)
+    assert len(made) == 12, "each is compiled once"
+    torch._dynamo.reset()
 
 
 def test_a_network_cannot_be_compiled_without_a_compiler(parts, monkeypatch):

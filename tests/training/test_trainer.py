@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import random
@@ -442,3 +443,10 @@ def test_no_gradient_is_kept_while_attempts_are_played(make_trainer, tmp_path):
     trainer = make_trainer(tmp_path)
     assert trainer.iterate()["grad_norm"] > 0
     assert all(parameter.grad is None for parameter in trainer.policy.model.parameters())
+
+
+def test_groups_that_never_asked_the_policy_teach_nothing(make_trainer, tmp_path, monkeypatch):
+    monkeypatch.setattr(Batch, "filtered", lambda self, _: dataclasses.replace(self, rows=[]))
+    values = make_trainer(tmp_path).iterate()
+    assert values["rows/learned"] == 0
+    assert "loss/policy" not in values
