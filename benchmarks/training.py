@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -244,7 +244,7 @@ def peak(kind: str) -> None:
     rows = [Row(n, ids[n].numpy(), sampled, *zeros) for n in range(2)]
     short = Row(0, ids[0, :9].numpy(), sampled[:9], zeros[0][:9], zeros[1][:9], zeros[2][:9])
     forward(model, [short]).logp_N.sum().backward()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = most_resident_mb()
     if kind == "ours":
         stats = forward(model, rows)
         (stats.logp_N.sum() + 0.01 * stats.entropy_N.sum() + 0.0 * stats.energy_N.sum()).backward()
@@ -254,7 +254,13 @@ def peak(kind: str) -> None:
         entropy = -(logps.exp() * logps).sum(-1)
         energy = -logits.logsumexp(-1)
         (logps.gather(2, ids[:, 1:, None]).sum() + 0.01 * entropy.sum() + 0.0 * energy.sum()).backward()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print(most_resident_mb() - before)
+
+
+def most_resident_mb() -> float:
+    """Most memory that this process has had resident; `ru_maxrss` would count its parent's from before it began."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) / 1024
 
 
 def memory() -> None:

@@ -6,9 +6,10 @@ import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from agentkit.errors import ConfigError, unknown_name
 
@@ -99,7 +100,9 @@ def _problem(found: dict[str, Any], model: type[BaseModel] | None) -> str:
         return ": ".join(filter(None, [key, message.removeprefix("Value error, ")]))
     if kind == "json_invalid":
         return message
-    if isinstance(section, (type, dict)) or kind in ("model_type", "dict_type"):
+    if isinstance(section, dict):
+        message = f"must be a table of settings; the part is chosen by {key}.name"
+    elif isinstance(section, type) or kind in ("model_type", "dict_type"):
         message = "must be a table of settings"
     given = repr(found["input"])
     shown = given if len(given) <= 60 else given[:57] + "..."
@@ -115,6 +118,7 @@ def _unknown(parts: list[str], section: Any, model: type[BaseModel] | None) -> s
         everywhere: dict[str, str] = {}
         for dotted in every_key(model):
             everywhere.setdefault(dotted.rpartition(".")[2], dotted)
+        everywhere.pop("name", None)  # every part has one
         near = [everywhere[match] for match in get_close_matches(name, everywhere, n=1, cutoff=0.8)]
     hint = f"did you mean {near[0]!r}?" if near else "known: " + ", ".join(repr(known) for known in own)
     return f"no setting {key!r}; {hint}"
@@ -124,14 +128,16 @@ def every_key(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """The dotted keys of all settings."""
     for name, field in model.model_fields.items():
         yield prefix + name
-        inner = _inside(field)
+        inner = _inside(field.annotation, field.discriminator)
+        if isinstance(inner, _Many):
+            continue
         for one in inner.values() if isinstance(inner, dict) else [inner]:
             if one is not None:
                 yield from every_key(one, f"{prefix}{name}.")
 
 
 def _walk(model: type[BaseModel] | None, loc: tuple[Any, ...]) -> tuple[list[str], Any]:
-    """(parts of the dotted key, what it names: a section, its variants by tag, or None for a plain value).
+    """(parts of the dotted key, what it names: a section, its variants by tag, many of these, None for a plain value).
 
     For an unknown key the second is the section that does not know it.
     """
@@ -140,21 +146,43 @@ def _walk(model: type[BaseModel] | None, loc: tuple[Any, ...]) -> tuple[list[str
     for step in loc:
         if isinstance(here, dict):  # pydantic's path names the variant, the file does not
             here = here[step]
-            continue
-        parts.append(str(step))
-        field = here.model_fields.get(step) if here is not None else None
-        if field is None:
-            return [*parts, *map(str, loc[len(parts) :])] if here is None else parts, here
-        here = _inside(field)
+        elif isinstance(here, _Many):
+            parts.append(str(step))
+            here = here.each
+        else:
+            parts.append(str(step))
+            field = here.model_fields.get(step) if here is not None else None
+            if field is None:
+                return [*parts, *map(str, loc[len(parts) :])] if here is None else parts, here
+            here = _inside(field.annotation, field.discriminator)
     return parts, here
 
 
-def _inside(field: Any) -> Any:
-    """The section that a field holds, or its variants by tag; None for a plain value."""
-    members = [one for one in (field.annotation, *get_args(field.annotation)) if _is_model(one)]
-    if field.discriminator:
-        return {get_args(one.model_fields[field.discriminator].annotation)[0]: one for one in members}
-    return members[0] if members else None
+class _Many(NamedTuple):
+    """What a list or a table of sections holds."""
+
+    each: Any
+
+
+def _inside(kind: Any, discriminator: Any = None) -> Any:
+    """The section of a type, its variants by tag, many of either, or None for plain values."""
+    if get_origin(kind) is Annotated:
+        kind, *notes = get_args(kind)
+        told = (note.discriminator for note in notes if isinstance(note, FieldInfo))
+        return _inside(kind, next(filter(None, told), discriminator))
+    if _is_model(kind):
+        return {_tag(kind, discriminator): kind} if discriminator else kind
+    if get_origin(kind) in (list, tuple, dict):
+        each = next(filter(None, map(_inside, get_args(kind))), None)
+        return None if each is None else _Many(each)
+    members = [one for one in get_args(kind) if _is_model(one)]
+    if discriminator:
+        return {_tag(one, discriminator): one for one in members}
+    return members[0] if members else next(filter(None, map(_inside, get_args(kind))), None)
+
+
+def _tag(kind: Any, discriminator: str) -> str:
+    return str(get_args(kind.model_fields[discriminator].annotation)[0])
 
 
 def _is_model(kind: Any) -> bool:
