@@ -11,7 +11,8 @@ from typer.testing import Result
 
 from agentkit.cli.config import RunConfig, load_config, read_config, save_config
 from agentkit.cli.plan import count_parameters
-from agentkit.cli.settings import every_key, parse_assignment
+from agentkit.cli.run import pinned
+from agentkit.cli.settings import every_key, parse_assignment, validated
 from agentkit.errors import ConfigError
 from agentkit.policies import LocalPolicy
 from agentkit.training.credit import ActFocus, Uniform
@@ -148,3 +149,15 @@ def test_a_damaged_configuration_is_told(agentkit: Callable[..., Result], tmp_pa
 def test_parameters_are_counted_from_the_file_s_header(tiny_model: Path) -> None:
     model = LocalPolicy.load(tiny_model).model
     assert count_parameters(tiny_model) == sum(value.numel() for value in model.parameters())
+
+
+def test_a_saved_configuration_names_whole_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = {"out": "run", "env": {"id": "agentkit/FrozenLake-v0"}, "model": {"path": "model"}}
+    config = validated(RunConfig, data | {"train": {"retention": {"log": "earlier.sqlite"}}})
+    kept = pinned(config, None)
+    assert kept.model.path == tmp_path / "model"
+    assert kept.train.retention is not None
+    assert kept.train.retention.log == str(tmp_path / "earlier.sqlite"), "a resume may begin in another folder"
