@@ -151,9 +151,7 @@ def test_parameters_are_counted_from_the_file_s_header(tiny_model: Path) -> None
     assert count_parameters(tiny_model) == sum(value.numel() for value in model.parameters())
 
 
-def test_a_saved_configuration_names_whole_paths(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_saved_configuration_names_whole_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     data = {"out": "run", "env": {"id": "agentkit/FrozenLake-v0"}, "model": {"path": "model"}}
     config = validated(RunConfig, data | {"train": {"retention": {"log": "earlier.sqlite"}}})
