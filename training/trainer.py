@@ -300,7 +300,7 @@ class Trainer:
                     f"checkpoint {str(path)!r} is of a run without {other}; resume with the same settings"
                 )
             for name, digest in self._given().items():
-                if state[name] != digest:
+                if state.get(name, digest) != digest:  # older checkpoints tell only of the reference
                     raise CheckpointError(
                         f"checkpoint {str(path)!r} was trained beside another {name.replace('_', ' ')}; build the "
                         "policy from the weights the run began with, and give the same `reference`, if any"

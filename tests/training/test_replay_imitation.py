@@ -51,7 +51,7 @@ def taken_in(parts, make_trainer, tmp_path):
 
 
 def replayed(trainer, monkeypatch):
-    """[N] advantages of the stream that the next gradient is taken over."""
+    """The stream that the next gradient is taken over."""
     streams = []
 
     def keep(model, stream, *_, **__):
@@ -60,7 +60,7 @@ def replayed(trainer, monkeypatch):
 
     monkeypatch.setattr("agentkit.training.replay.imitation.imitation_gradient", keep)
     trainer.imitation.gradient(trainer.config)
-    return streams[0].advantage_N.tolist()
+    return streams[0]
 
 
 EVERYTHING: dict[str, Any] = {"admit": "any", "select": rules.Recent()}
@@ -81,7 +81,7 @@ SCALES: dict[str, tuple[Any, Any, list[float]]] = {
 def test_a_replayed_token_has_the_advantage_of_a_fresh_one_where_its_loss_is_the_policys(taken_in, monkeypatch, case):
     loss, advantage, expected = SCALES[case]
     trainer, _ = taken_in(ImitationConfig(loss=loss, **EVERYTHING), advantage=advantage)
-    assert replayed(trainer, monkeypatch) == pytest.approx(expected, abs=1e-5)
+    assert replayed(trainer, monkeypatch).advantage_N.tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_estimators_of_turns_are_replayed_turn_by_turn(parts, taken_in, monkeypatch):
@@ -91,7 +91,7 @@ def test_estimators_of_turns_are_replayed_turn_by_turn(parts, taken_in, monkeypa
     assert [entry.turn_advantages for entry in entries] == [tuple(advantage_U[:2]), *((a,) for a in advantage_U[2:])]
     assert advantage_U[0] != advantage_U[1]
     expected = [advantage_U[0]] * 2 + advantage_U[1:]
-    assert replayed(trainer, monkeypatch) == pytest.approx(expected, abs=1e-6)
+    assert replayed(trainer, monkeypatch).advantage_N.tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_fresh_tokens_of_a_run_are_replayed_with_the_advantages_they_had(make_trainer, tmp_path, monkeypatch):
@@ -105,7 +105,7 @@ def test_fresh_tokens_of_a_run_are_replayed_with_the_advantages_they_had(make_tr
     counts = outcomes.tokens_U
     expected = np.repeat(GRPO().turns(outcomes), counts)
     assert expected.any()
-    assert replayed(trainer, monkeypatch) == pytest.approx(expected.tolist(), abs=1e-5)
+    assert replayed(trainer, monkeypatch).advantage_N.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
     entries = trainer.imitation.buffer.entries
     trainer.imitation.buffer.restore(1)
     assert trainer.imitation.buffer.entries == entries, "advantages of turns are restored to the bit"
@@ -116,7 +116,9 @@ def test_returns_are_those_the_group_was_judged_by_wherever_replay_asks(taken_in
     assert [entry.episode_return for entry in entries] == [1.0, 0.0, 0.0, 0.0], "not 1.1: the penalty is off"
     assert trainer.imitation.means == [0.25]
     trainer.imitation.means = [0.0, 0.4, 0.9]
-    assert replayed(trainer, monkeypatch) == pytest.approx([0.6] * 3), "only what is above the median of 0.4"
+    assert replayed(trainer, monkeypatch).advantage_N.tolist() == pytest.approx([0.6] * 3), (
+        "only what is above the median of 0.4"
+    )
     trainer.imitation.means = [1.05]  # what was played with penalties does not beat it, and 1.1 would have
     assert trainer.imitation.gradient(trainer.config) == {}
 
@@ -291,15 +293,7 @@ def test_priorities_weigh_the_loss_under_every_reduction(taken_in, monkeypatch):
     rule = rules.Priority(alpha=1.0, beta=1.0, epsilon=1e-9)
     trainer, entries = taken_in(ImitationConfig(admit="any", select=rule, reduction="seq-mean-token-mean"))
     trainer.imitation.buffer.refresh(entries, [4.0, 1.0, 1.0, 1.0])
-    streams = []
-
-    def keep(model, stream, *_, **__):
-        streams.append(stream)
-        return {}
-
-    monkeypatch.setattr("agentkit.training.replay.imitation.imitation_gradient", keep)
-    trainer.imitation.gradient(trainer.config)
-    (stream,) = streams
+    stream = replayed(trainer, monkeypatch)
     # P is 4/7 and 1/7 of four: 7/16 and 7/4, over the greatest; the first entry has three tokens
     assert stream.factor_N.tolist() == pytest.approx([0.25] * 3 + [1.0] * 3)
     assert stream.weight_N.tolist() == [1.0] * 6

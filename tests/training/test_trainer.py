@@ -450,3 +450,13 @@ def test_groups_that_never_asked_the_policy_teach_nothing(make_trainer, tmp_path
     values = make_trainer(tmp_path).iterate()
     assert values["rows/learned"] == 0
     assert "loss/policy" not in values
+
+
+def test_a_checkpoint_that_tells_only_of_the_reference_is_gone_on_with(parts, make_trainer, tmp_path, monkeypatch):
+    first = make_trainer(tmp_path, iterations=1)
+    monkeypatch.setattr(first, "_given", lambda: {"reference": first.models.reference_digest})
+    first.train()
+    first.close()
+    second = make_trainer(tmp_path, iterations=1)
+    second.restore()
+    assert parts.digest(second.policy.model) == parts.digest(first.policy.model)
